@@ -1,0 +1,1 @@
+"""Losses over a whole batch of embeddings; one idea per file."""
