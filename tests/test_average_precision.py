@@ -1,0 +1,379 @@
+"""The quantized AP and its loss against golden files, oracles and properties."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import average_precision_score
+
+from keras_aploss import APLoss, quantized_average_precision
+
+GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "ap_loss.npz")
+CASES = [str(case) for case in GOLDEN["cases"]]
+
+
+def golden(case, key):
+    return GOLDEN[f"{case}/{key}"]
+
+
+def golden_bins(case):
+    return {
+        "num_bins": int(golden(case, "num_bins")),
+        "similarity_range": tuple(golden(case, "range")),
+    }
+
+
+def wrap(function, mode):
+    if mode == "eager":
+        return function
+    return tf.function(function, jit_compile=mode == "xla")
+
+
+def unit(rng, *shape):
+    vectors = rng.normal(size=shape)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def plain_quantized_ap(similarity, relevance, num_bins=20, limits=(-1.0, 1.0)):
+    """Eq. 7-11, word for word, for one query: the oracle."""
+    low, high = limits
+    delta = (high - low) / (num_bins - 1)
+    centres = [high - m * delta for m in range(num_bins)]
+    above = positives_above = ap = 0.0
+    for centre in centres:
+        kernel = np.maximum(
+            1 - np.abs(np.clip(similarity, low, high) - centre) / delta, 0
+        )
+        above += kernel.sum()
+        positives_above += (kernel * relevance).sum()
+        if above > 0:
+            recall = (kernel * relevance).sum() / relevance.sum()
+            ap += positives_above / above * recall
+    return ap
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("case", CASES)
+def test_ap_of_the_published_code(case, mode):
+    embeddings = golden(case, "embeddings").astype("float32")
+    labels = golden(case, "labels")
+    relevance = labels[:, None] == labels[None, :]
+
+    def function(x):
+        return quantized_average_precision(
+            x @ tf.transpose(x), relevance, **golden_bins(case)
+        )
+
+    ap = wrap(function, mode)(tf.constant(embeddings))
+    np.testing.assert_allclose(ap, golden(case, "ap"), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_of_the_published_code(case, dtype, mode):
+    expected = golden(case, "ap_loss_grad_unnormalized")
+    labels = golden(case, "labels")
+    loss = APLoss(**golden_bins(case), dtype=dtype)
+
+    def function(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(labels, x / tf.norm(x, axis=1, keepdims=True))
+        return value, tape.gradient(value, x)
+
+    unnormalized = tf.constant(golden(case, "unnormalized").astype(dtype))
+    value, gradient = wrap(function, mode)(unnormalized)
+    tolerance = 1e-4 if dtype == "float32" else 1e-9
+    np.testing.assert_allclose(
+        value, 1 - golden(case, "ap").mean(), atol=tolerance / 10
+    )
+    # The gradient of "separated" is zero (7e-19): there the bound is absolute.
+    scale = np.linalg.norm(expected) if case != "separated" else 1e-2
+    assert np.linalg.norm(gradient - expected) < tolerance * scale
+
+
+def test_gradient_equals_finite_differences():
+    rng = np.random.default_rng(0)
+    embeddings, labels = unit(rng, 12, 5), np.arange(12) % 4
+    direction = rng.normal(size=embeddings.shape)
+    loss = APLoss(dtype="float64", exclude_self=True)
+
+    def value(step):
+        x = embeddings + step * direction
+        return loss(labels, x / tf.norm(x, axis=1, keepdims=True))
+
+    step = tf.constant(0.0, "float64")
+    with tf.GradientTape() as tape:
+        tape.watch(step)
+        result = value(step)
+    difference = (value(1e-6) - value(-1e-6)) / 2e-6
+    np.testing.assert_allclose(tape.gradient(result, step), difference, rtol=1e-6)
+
+
+def test_equals_exact_ap_when_similarities_are_distinct_bin_centres():
+    rng = np.random.default_rng(1)
+    centres = np.linspace(-1, 1, 41)
+    for _ in range(20):
+        similarity = rng.permutation(centres)
+        relevance = rng.random(41) < 0.3
+        ap = quantized_average_precision(similarity[None], relevance[None], num_bins=41)
+        exact = average_precision_score(relevance, similarity)
+        np.testing.assert_allclose(ap, [exact], atol=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), num_bins=st.integers(2, 40))
+def test_equals_the_plain_formula_and_does_not_depend_on_order(data, num_bins):
+    shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 12)))
+    similarity = data.draw(
+        hnp.arrays("float64", shape, elements=st.floats(-1.25, 1.25, width=32))
+    )
+    relevance = data.draw(hnp.arrays("bool", shape))
+    ap = np.array(quantized_average_precision(similarity, relevance, num_bins=num_bins))
+    for row in range(shape[0]):
+        expected = 0.0
+        if relevance[row].any():
+            expected = plain_quantized_ap(similarity[row], relevance[row], num_bins)
+        assert ap[row] == pytest.approx(expected, abs=1e-9)
+    order = np.random.default_rng(0).permutation(shape[1])
+    shuffled = quantized_average_precision(
+        similarity[:, order], relevance[:, order], num_bins=num_bins
+    )
+    np.testing.assert_allclose(shuffled, ap, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    labels=st.lists(st.integers(-2, 3), min_size=1, max_size=10),
+    exclude_self=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_loss_is_a_mean_over_queries_with_positives(labels, exclude_self, seed):
+    labels = np.array(labels)
+    x = unit(np.random.default_rng(seed), len(labels), 3)
+    values = []
+    for i, label in enumerate(labels):
+        keep = np.ones(len(labels), bool)
+        keep[i] = not exclude_self
+        relevance = (labels == label)[keep]
+        if label >= 0 and relevance.any():
+            values.append(1 - plain_quantized_ap((x @ x[i])[keep], relevance))
+    loss = APLoss(exclude_self=exclude_self, dtype="float64")(labels, x)
+    assert float(loss) == pytest.approx(np.mean(values) if values else 0, abs=1e-9)
+
+
+def extreme_batches():
+    rng = np.random.default_rng(2)
+    x = unit(rng, 6, 4).astype("float32")
+    above_one = np.repeat([[1.0, 0.0]], 6, axis=0).astype("float32") * 1.0000002
+    return {
+        "all equal": (np.arange(6) // 2, np.repeat(x[:1], 6, axis=0)),
+        "one class": (np.zeros(6, int), x),
+        "all singletons": (np.arange(6), x),
+        "only distractors": (-np.ones(6, int), x),
+        "one image": (np.array([3]), x[:1]),
+        "above one": (np.arange(6) // 3, above_one),
+        "opposite": (np.arange(6) % 2, np.concatenate([x[:3], -x[:3]])),
+    }
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("name", list(extreme_batches()))
+def test_extreme_batches_are_finite(name, mode, exclude_self):
+    labels, embeddings = extreme_batches()[name]
+    loss = APLoss(exclude_self=exclude_self)
+
+    def function(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(labels, x)
+        return value, tape.gradient(value, x)
+
+    value, gradient = wrap(function, mode)(tf.constant(embeddings))
+    assert 0 <= float(value) <= 1
+    assert np.isfinite(gradient).all()
+
+
+def test_distractors_are_in_the_lists_but_never_queries_nor_relevant():
+    x = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], "float32")
+    labels = np.array([5, 5, -1, -1])
+    values = APLoss(reduction=None)(labels, x)
+    # Query 0: itself and two distractors share the first bin, its mate is below.
+    assert float(values[0]) == pytest.approx(1 - (1 / 3 + 2 / 4) / 2, abs=0.02)
+    np.testing.assert_array_equal(values[2:], [0, 0])
+    alone = APLoss()(labels[:2], x[:2])
+    assert float(APLoss()(labels, x)) > float(alone)
+
+
+def test_reductions_and_sample_weight():
+    x = unit(np.random.default_rng(3), 5, 4)
+    labels = np.array([[0], [0], [1], [1], [2]])  # the last has no other of its class
+    weight = np.array([1.0, 2.0, 0.0, 3.0, 7.0])
+    values = np.array(APLoss(exclude_self=True, reduction=None)(labels, x))
+    assert values.shape == (5,)
+    assert values[4] == 0
+
+    def loss(reduction, weight=None):
+        loss = APLoss(exclude_self=True, reduction=reduction)
+        return float(loss(labels, x, sample_weight=weight))
+
+    assert loss("sum_over_batch_size") == pytest.approx(values[:4].mean())
+    assert loss("mean") == pytest.approx(values[:4].mean())
+    assert loss("sum") == pytest.approx(values.sum())
+    assert loss("sum", weight) == pytest.approx((values * weight).sum())
+    assert loss("mean", weight) == pytest.approx((values * weight).sum() / 4)
+    mean = np.average(values[:4], weights=weight[:4])
+    assert loss("mean_with_sample_weight", weight[:, None]) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint32", "int32"])
+def test_class_ids_that_collide_as_floats_stay_apart(dtype):
+    x = unit(np.random.default_rng(4), 4, 3)
+    big = np.array([2**24, 2**24, 2**24 + 1, 2**24 + 1], dtype)
+    small = np.array([0, 0, 1, 1])
+    assert float(APLoss()(big, x)) == float(APLoss()(small, x))
+    model = keras.Sequential([keras.layers.UnitNormalization()])
+    model.compile(loss=APLoss())
+    history = model.fit(x, big, batch_size=4, verbose=0)
+    assert history.history["loss"][0] == pytest.approx(float(APLoss()(small, x)))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_arithmetic_is_float32_under_mixed_precision(policy):
+    rng = np.random.default_rng(5)
+    x, labels = rng.normal(size=(64, 8)).astype("float32"), np.arange(64) // 4
+    keras.config.set_dtype_policy(policy)
+    try:
+        outputs = keras.layers.UnitNormalization()(keras.ops.convert_to_tensor(x))
+        loss = APLoss()(labels, outputs)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert keras.backend.standardize_dtype(outputs.dtype) == policy.removeprefix(
+        "mixed_"
+    )
+    assert keras.backend.standardize_dtype(loss.dtype) == "float32"
+    exact = APLoss()(labels, x / np.linalg.norm(x, axis=1, keepdims=True))
+    assert float(loss) == pytest.approx(float(exact), abs=3e-3)
+
+
+def test_graph_is_made_of_tensorflow_ops_and_holds_nothing_of_size_b_m_b():
+    batch_size, num_bins = 32, 20
+    loss = APLoss(num_bins=num_bins)
+
+    @tf.function
+    def function(labels, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(labels, x)
+        return value, tape.gradient(value, x)
+
+    graph = function.get_concrete_function(
+        tf.TensorSpec([batch_size], "int64"), tf.TensorSpec([batch_size, 8])
+    ).graph
+    operations = graph.get_operations()
+    assert len(operations) > 20
+    assert not [op.type for op in operations if "Py" in op.type or op.type == "Host"]
+    sizes = [out.shape.num_elements() or 0 for op in operations for out in op.outputs]
+    assert max(sizes) <= 2 * batch_size**2 < batch_size**2 * num_bins
+
+
+def test_batch_size_may_be_unknown_when_the_graph_is_traced():
+    x = unit(np.random.default_rng(6), 10, 4).astype("float32")
+    labels = np.arange(10) // 2
+    for exclude_self in (False, True):
+        loss = APLoss(exclude_self=exclude_self)
+        spec = [tf.TensorSpec([None], "int64"), tf.TensorSpec([None, 4])]
+        traced = tf.function(loss, input_signature=spec)
+        assert float(traced(labels, x)) == pytest.approx(float(loss(labels, x)))
+
+
+@pytest.mark.parametrize("wrong", ["not unit", "nan", "zero"])
+def test_wrong_embeddings_raise_in_eager_mode_and_give_nan_in_a_graph(wrong):
+    x = unit(np.random.default_rng(7), 4, 3).astype("float32")
+    x[2] = {"not unit": 3 * x[2], "nan": np.nan, "zero": 0}[wrong]
+    labels = np.array([0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"unit length.*first is row 2"):
+        APLoss()(labels, x)
+    assert np.isnan(tf.function(APLoss())(labels, x))
+
+
+@pytest.mark.parametrize(
+    ("labels", "embeddings", "message"),
+    [
+        (np.array([0.5, 1.0]), np.eye(2), "integer class labels"),
+        (np.eye(2, dtype=int), np.eye(2), "One-hot"),
+        (np.array([0, 1, 1]), np.eye(2), "one embedding per label"),
+        (np.array([0, 1]), np.ones(2), "one embedding per label"),
+    ],
+)
+def test_wrong_input_is_named(labels, embeddings, message):
+    with pytest.raises(ValueError, match=message):
+        APLoss()(labels, embeddings)
+
+
+def test_float_labels_are_refused_in_a_graph_but_whole_numbers_pass_in_eager_mode():
+    labels = np.array([0.0, 0.0, 1.0])
+    x = unit(np.random.default_rng(8), 3, 3)
+    assert float(APLoss()(labels, x)) == float(APLoss()(labels.astype(int), x))
+    with pytest.raises(ValueError, match="integer class labels"):
+        tf.function(APLoss())(tf.constant(labels), x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_bins": 1}, "num_bins"),
+        ({"num_bins": 2.5}, "num_bins"),
+        ({"similarity_range": (1, 1)}, "similarity_range"),
+        ({"similarity_range": (0, float("nan"))}, "similarity_range"),
+        ({"similarity_range": (0,)}, "similarity_range"),
+        ({"dtype": "float16"}, "16 bits"),
+        ({"dtype": "mixed_bfloat16"}, "16 bits"),
+        ({"reduction": "median"}, "reduction"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        APLoss(**arguments)
+
+
+def test_quantized_ap_refuses_unequal_shapes():
+    with pytest.raises(ValueError, match=r"\(Q, N\)"):
+        quantized_average_precision(np.zeros((2, 3)), np.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"\(Q, N\)"):
+        quantized_average_precision(np.zeros(3), np.zeros(3))
+
+
+def test_config_round_trip_and_reload_with_a_compiled_model(tmp_path):
+    loss = APLoss(25, (0, 1), exclude_self=True, reduction="sum", name="ap")
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert again.get_config() == loss.get_config()
+    assert again.exclude_self
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3), keras.layers.UnitNormalization()]
+    )
+    model.compile("sgd", loss)
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert reloaded.loss.get_config() == loss.get_config()
+
+
+def test_same_input_same_bits():
+    x = unit(np.random.default_rng(9), 256, 16).astype("float32")
+    labels = np.arange(256) // 4
+
+    def gradient():
+        tensor = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            value = APLoss()(labels, tensor)
+        return tape.gradient(value, tensor).numpy()
+
+    np.testing.assert_array_equal(gradient(), gradient())
