@@ -1,0 +1,264 @@
+"""Image files: reading them lazily or at once, and finding the bad ones beforehand.
+
+Large collections hold empty, truncated, animated and hostile files. One of them,
+met in the middle of an epoch, ends a training run that lasted hours; so a full check
+comes first and says of every bad file, in a sentence, why it is left out.
+
+Dimension key: N files, H, W height and width in pixels, S `image_size`.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import warnings
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import PIL.Image
+import tensorflow as tf
+
+from keras_aploss.data.decoding import (
+    MAX_PIXELS,
+    decode_image,
+    resize_image,
+    resize_shorter_side,
+)
+
+# Pillow's name for the JPEG of many phones: a second picture, for depth, follows it.
+_MULTI_PICTURE_JPEG = "MPO"
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", _MULTI_PICTURE_JPEG)
+
+
+class SkippedImage(NamedTuple):
+    """A file that can not be used, and a sentence that says why."""
+
+    path: str
+    reason: str
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], "int32")])
+def _central_square(contents, image_size):
+    return resize_image(decode_image(contents), image_size)
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], "int32")])
+def _whole_image(contents, image_size):
+    return resize_shorter_side(decode_image(contents), image_size)
+
+
+def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
+    """Reads, decodes and resizes one image file.
+
+    Args:
+        path: a JPEG, PNG, GIF or BMP file.
+        image_size: length of the shorter side of the result.
+        crop: keep the central square only. Otherwise the aspect is kept.
+
+    Returns:
+        A `uint8` array, (image_size, image_size, 3) if `crop`.
+
+    Raises:
+        ValueError: the file is not a readable image.
+        OSError: the file can not be opened.
+    """
+    _require_positive(image_size=image_size)
+    load = _central_square if crop else _whole_image
+    contents = pathlib.Path(path).read_bytes()
+    try:
+        with tf.device("CPU:0"):
+            return load(contents, image_size).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            "Expected a readable JPEG, PNG, GIF or BMP image. Received: "
+            f"path={os.fspath(path)!r}. `find_unreadable(paths)` lists such files "
+            f"beforehand. The decoder said: {_first_line(error)}"
+        ) from error
+
+
+class ImageFiles:
+    """A sequence of image files that reads each one when it is asked for.
+
+    Args:
+        paths: the files.
+        image_size: length of the shorter side of the images.
+        crop: keep the central square only, so that all shapes agree.
+
+    `files[3]` is a `uint8` array; `files[2:5]` and `files[indices]` are `ImageFiles`.
+
+    Example:
+        >>> files = ImageFiles(["a.jpg", "b.jpg", "c.jpg"], 64)
+        >>> len(files), files[[2, 0]].paths
+        (3, ['c.jpg', 'a.jpg'])
+    """
+
+    def __init__(self, paths, image_size: int, *, crop: bool = True):
+        if isinstance(paths, str | bytes | os.PathLike):
+            raise ValueError(
+                f"Expected a list of paths. Received: paths={paths!r}. Write [path]."
+            )
+        _require_positive(image_size=image_size)
+        self.paths = [os.fspath(path) for path in paths]
+        self.image_size = image_size
+        self.crop = crop
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, key):
+        if isinstance(key, int | np.integer):
+            return load_image(self.paths[key], self.image_size, crop=self.crop)
+        if isinstance(key, slice):
+            chosen = self.paths[key]
+        else:
+            chosen = [self.paths[i] for i in np.arange(len(self))[np.asarray(key)]]
+        return ImageFiles(chosen, self.image_size, crop=self.crop)
+
+    def load(self, *, workers: int | None = None, verbose: int = 0) -> np.ndarray:
+        """Reads all images into one array, in order.
+
+        Args:
+            workers: threads; by default one per processor.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            A `uint8` array of shape (N, S, S, 3).
+        """
+        if not self.crop:
+            raise ValueError(
+                "Expected images of one shape. Received: crop=False. Use crop=True, or "
+                "read the images one by one."
+            )
+        shape = (len(self), self.image_size, self.image_size, 3)
+        images = np.empty(shape, np.uint8)
+
+        def read(index):
+            images[index] = self[index]
+
+        _map_in_threads(read, range(len(self)), workers, verbose)
+        return images
+
+
+def find_unreadable(
+    paths,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    min_side: int = 8,
+    workers: int | None = None,
+    verbose: int = 0,
+) -> list[SkippedImage]:
+    """Lists the files that can not be used as images, with the reasons.
+
+    Every file is opened, judged by its header (format, size, frames, colours) and
+    only then decoded to its last byte: by Pillow, which tells what is wrong, and by
+    `decode_image`, which will have to read it later.
+
+    Args:
+        paths: the files.
+        max_pixels: refuse larger images, from their header, without decoding them.
+        min_side: refuse images with a side shorter than this.
+        workers: threads; by default one per processor.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        A `SkippedImage` for each bad file, in the order of `paths`. No file, however
+        broken, raises.
+
+    Example:
+        >>> find_unreadable(["nowhere.jpg"])
+        [SkippedImage(path='nowhere.jpg', reason='the file does not exist')]
+    """
+    _require_positive(max_pixels=max_pixels, min_side=min_side)
+    paths = [os.fspath(path) for path in paths]
+
+    def reason(path):
+        return _reason_to_skip(path, max_pixels, min_side)
+
+    with warnings.catch_warnings():
+        # Between one and two times Pillow's own limit it only warns; ours decides.
+        warnings.simplefilter("ignore")
+        reasons = _map_in_threads(reason, paths, workers, verbose)
+    found = zip(paths, reasons, strict=True)
+    return [SkippedImage(path, reason) for path, reason in found if reason]
+
+
+def _reason_to_skip(path, max_pixels, min_side):
+    try:
+        contents = pathlib.Path(path).read_bytes()
+        if not contents:
+            return "the file is empty"
+        with PIL.Image.open(path) as image:
+            reason = _header_reason(image, max_pixels, min_side)
+            if reason:
+                return reason
+            image.load()
+        with tf.device("CPU:0"):
+            decode_image(contents, max_pixels=max_pixels)
+    except FileNotFoundError:
+        return "the file does not exist"
+    except IsADirectoryError:
+        return "it is a folder"
+    except PermissionError:
+        return "the file may not be read: permission denied"
+    except PIL.UnidentifiedImageError:
+        return "it is not an image, or its header is damaged"
+    except PIL.Image.DecompressionBombError:
+        return f"its header declares more than {max_pixels:,} pixels"
+    except MemoryError:
+        return "there is not enough memory to decode it"
+    except tf.errors.InvalidArgumentError as error:
+        return f"TensorFlow can not decode it: {_first_line(error)}"
+    # On hostile bytes Pillow raises almost anything: OSError, SyntaxError, ValueError,
+    # struct.error, zlib.error, IndexError...
+    except Exception as error:
+        return f"it is damaged: {_first_line(error)}"
+    return None
+
+
+def _header_reason(image, max_pixels, min_side):
+    width, height = image.size
+    if image.format not in _FORMATS:
+        return (
+            f"its format is {image.format}: only JPEG, PNG, GIF and BMP are read; "
+            "convert it"
+        )
+    if width * height > max_pixels:
+        return f"its header declares {width} x {height}, over {max_pixels:,} pixels"
+    if min(width, height) < min_side:
+        return f"it is too small: {width} x {height}, sides under {min_side} pixels"
+    is_animated = getattr(image, "is_animated", False)
+    if is_animated and image.format != _MULTI_PICTURE_JPEG:
+        return "it is an animation: more than one frame"
+    if image.mode == "CMYK":
+        return "its colours are CMYK, made for printing; convert it to RGB"
+    return None
+
+
+def _map_in_threads(function, items, workers, verbose):
+    """`[function(item) for item in items]`, by threads: decoders release the GIL."""
+    progress = keras.utils.Progbar(len(items)) if verbose and items else None
+    results = []
+    workers = workers or os.cpu_count() or 1
+    with contextlib.ExitStack() as stack:
+        pool = concurrent.futures.ThreadPoolExecutor(workers)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for result in pool.map(function, items):
+            results.append(result)
+            if progress:
+                progress.add(1)
+    return results
+
+
+def _first_line(error):
+    text = str(error).strip() or type(error).__name__
+    # TensorFlow wraps its sentence in the names of the node and of the operation.
+    return text.splitlines()[0].rsplit("}} ", 1)[-1].split(" [Op:")[0]
+
+
+def _require_positive(**arguments):
+    for name, value in arguments.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(
+                f"Expected a positive integer. Received: {name}={value!r}."
+            )
