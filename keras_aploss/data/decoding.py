@@ -26,15 +26,18 @@ Dimension key: H, W height and width in pixels, S `image_size`.
 
 import tensorflow as tf
 
+from keras_aploss.data.headers import (
+    byte_values,
+    exif_orientation,
+    integer,
+    walk_gif_header,
+    walk_jpeg_header,
+)
+
 MAX_PIXELS = 100_000_000  # 300 MB once decoded
 
-_MAX_SEGMENTS = 1024  # of a JPEG header: some 10 in practice
-_EXIF = tuple(b"Exif\0\0")
-_ORIENTATION_TAG = 0x0112
-_SHORT = 3  # the TIFF code of a 16-bit integer
-_BARE_MARKERS = (0x00, 0x01, *range(0xD0, 0xD9))  # JPEG markers without a length
-_FRAME_MARKERS = tuple(m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
-_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+_BMP_HEADER = 14 + 124  # the longest of its versions
+_BGRX_MASKS = (0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0)  # of red, green and blue
 
 
 def decode_image(contents, *, max_pixels=MAX_PIXELS):
@@ -59,7 +62,7 @@ def decode_image(contents, *, max_pixels=MAX_PIXELS):
         >>> decode_image(tf.io.encode_png(red)).shape
         TensorShape([2, 4, 3])
     """
-    contents = tf.convert_to_tensor(contents, tf.string)
+    contents = tf.ensure_shape(tf.convert_to_tensor(contents, tf.string), [])
     decoders = [_decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _refuse]
     signatures = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"]
     matches = [
@@ -125,14 +128,14 @@ def resize_shorter_side(image, image_size, *, max_pixels=MAX_PIXELS):
     shape = tf.cast(tf.shape(image)[:2], tf.int64)
     size, side = tf.cast(image_size, tf.int64), tf.reduce_min(shape)
     target = (shape * size + side // 2) // side
-    check = _check(
+    target = _checked(
+        target,
         tf.reduce_prod(target) <= tf.cast(max_pixels, tf.int64),
         "Expected an image that is less elongated: with its shorter side resized "
         "it would have more pixels than `max_pixels`. Crop it. Received a shape of",
         shape,
     )
-    with tf.control_dependencies(check):
-        return _resample(image, tf.cast(tf.identity(target), tf.int32))
+    return _resample(image, tf.cast(target, tf.int32))
 
 
 def _resample(image, size):
@@ -140,118 +143,40 @@ def _resample(image, size):
     return tf.cast(tf.round(resized), tf.uint8)
 
 
-def _check(condition, message, *values):
-    """The list of operations that must run before what depends on `condition`."""
-    check = tf.debugging.Assert(condition, [message, *values], summarize=16)
-    return [] if check is None else [check]
+def _checked(value, condition, message, *details):
+    """`value`, which nothing can use before `condition` is known to hold."""
+    check = tf.debugging.Assert(condition, [message, *details], summarize=16)
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(value)
 
 
-def _check_pixels(contents, height, width, max_pixels):
-    """`contents`, once the declared size of the image is known to be bearable."""
-    pixels = height * width
-    check = _check(
-        (height > 0) & (width > 0) & (pixels <= max_pixels),
+def _bounded(contents, height, width, max_pixels):
+    return _checked(
+        contents,
+        (height > 0) & (width > 0) & (height * width <= max_pixels),
         "Expected an image of 1 to `max_pixels` pixels. Received a header that "
         "declares (height, width, max_pixels) =",
         tf.stack([height, width, max_pixels]),
     )
-    with tf.control_dependencies(check):
-        return tf.identity(contents)
-
-
-def _bytes(data, start, size):
-    """`size` bytes from `start` as int64; beyond the end, the last byte repeats."""
-    position = start + tf.range(tf.cast(size, tf.int64))
-    last = tf.size(data, tf.int64) - 1
-    return tf.cast(tf.gather(data, tf.clip_by_value(position, 0, last)), tf.int64)
-
-
-def _integer(digits, *, little_endian=False):
-    """The integer that the bytes on the last axis of `digits` spell."""
-    length = digits.shape[-1]
-    powers = tf.constant([256**i for i in reversed(range(length))], tf.int64)
-    ordered = tf.where(little_endian, tf.reverse(digits, [-1]), digits)
-    return tf.reduce_sum(ordered * powers, axis=-1)
 
 
 def _refuse(contents, max_pixels):
-    check = _check(
+    return _checked(
+        tf.zeros([1, 1, 3], tf.uint8),
         False,
         "Expected the bytes of a JPEG, PNG, GIF or BMP image. Received bytes that "
-        "start with",
+        "start with (in base64)",
         tf.io.encode_base64(tf.strings.substr(contents, 0, 12)),
-        "(base64). Convert other formats first.",
+        "Convert other formats first.",
     )
-    with tf.control_dependencies(check):
-        return tf.zeros([1, 1, 3], tf.uint8)
 
 
 def _decode_jpeg(contents, max_pixels):
     data = tf.io.decode_raw(contents, tf.uint8)
-    height, width, exif_start, exif_end = _walk_jpeg_header(data)
-    contents = _check_pixels(contents, height, width, max_pixels)
+    height, width, exif_start, exif_end = walk_jpeg_header(data)
+    contents = _bounded(contents, height, width, max_pixels)
     image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
-    return _turn_upright(image, _exif_orientation(data, exif_start, exif_end))
-
-
-def _walk_jpeg_header(data):
-    """Steps from segment to segment up to the first scan.
-
-    Returns:
-        Four int64 scalars: height and width that the frame declares (0 without a
-        frame), and where the TIFF block of the EXIF segment starts and ends (0, 0
-        without EXIF).
-    """
-    size = tf.size(data, tf.int64)
-
-    def unfinished(position, finished, *_):
-        return (position < size) & ~finished
-
-    def step(position, finished, height, width, exif_start, exif_end):
-        head = _bytes(data, position, 10)  # FF, marker, length (2), first 6 of body
-        marker = head[1]
-        bare = tf.reduce_any(marker == _BARE_MARKERS)
-        is_marker = (head[0] == 0xFF) & (marker != 0xFF)  # FF FF: the first pads
-        is_segment = is_marker & ~bare
-        end = position + 2 + tf.maximum(_integer(head[2:4]), 2)
-        is_frame = is_segment & tf.reduce_any(marker == _FRAME_MARKERS) & (height == 0)
-        is_exif = is_segment & (marker == _APP1) & (exif_end == 0)
-        is_exif &= tf.reduce_all(head[4:] == _EXIF)
-        after = tf.where(is_marker, position + 2, position + 1)
-        return (
-            tf.where(is_segment, end, after),
-            is_marker & ((marker == _SCAN) | (marker == _END)),
-            tf.where(is_frame, _integer(head[5:7]), height),
-            tf.where(is_frame, _integer(head[7:9]), width),
-            tf.where(is_exif, position + 10, exif_start),
-            tf.where(is_exif, tf.minimum(end, size), exif_end),
-        )
-
-    zero = tf.constant(0, tf.int64)
-    start = (zero + 2, tf.constant(False), zero, zero, zero, zero)
-    found = tf.while_loop(unfinished, step, start, maximum_iterations=_MAX_SEGMENTS)
-    return found[2:]
-
-
-def _exif_orientation(data, start, end):
-    """The orientation, 1 to 8, that a TIFF block gives; 1 if it is malformed."""
-    header = _bytes(data, start, 8)
-    little_endian = header[0] == ord("I")
-    order_known = tf.reduce_all(header[:2] == ord("I")) | tf.reduce_all(
-        header[:2] == ord("M")
-    )
-    valid = order_known & (_integer(header[2:4], little_endian=little_endian) == 42)
-    directory = start + _integer(header[4:8], little_endian=little_endian)
-    declared = _integer(_bytes(data, directory, 2), little_endian=little_endian)
-    # An entry outside the segment is not there, whatever the block declares.
-    count = tf.clip_by_value((end - directory - 2) // 12, 0, declared)
-    entries = tf.reshape(_bytes(data, directory + 2, count * 12), [-1, 12])
-    tag = _integer(entries[:, 0:2], little_endian=little_endian)  # (count,)
-    kind = _integer(entries[:, 2:4], little_endian=little_endian)
-    value = _integer(entries[:, 8:10], little_endian=little_endian)
-    is_orientation = (tag == _ORIENTATION_TAG) & (kind == _SHORT) & valid
-    orientation = tf.reduce_max(tf.where(is_orientation, value, 0))
-    return tf.where((orientation >= 1) & (orientation <= 8), orientation, 1)
+    return _turn_upright(image, exif_orientation(data, exif_start, exif_end))
 
 
 def _turn_upright(image, orientation):
@@ -270,33 +195,72 @@ def _turn_upright(image, orientation):
 
 
 def _decode_png(contents, max_pixels):
-    header = _bytes(
-        tf.io.decode_raw(tf.strings.substr(contents, 0, 26), "uint8"), 0, 26
-    )
-    height, width = _integer(header[20:24]), _integer(header[16:20])
-    contents = _check_pixels(contents, height, width, max_pixels)
-    depth, colour_type = header[24], header[25]
+    data = tf.io.decode_raw(tf.strings.substr(contents, 0, 26), tf.uint8)
+    header = byte_values(data, 0, 26)
+    height, width = integer(header[20:24]), integer(header[16:20])
+    colour_type = header[25]
+    contents = _bounded(contents, height, width, max_pixels)
 
-    def opaque():
-        image = tf.io.decode_png(contents, channels=3)
-        # TensorFlow leaves grey levels of 1, 2 and 4 bits at 0..1, 0..3 and 0..15.
-        levels = tf.bitwise.left_shift(tf.constant(1, tf.int64), depth)
-        is_narrow = (colour_type == 0) & (depth < 8)
-        return image * tf.cast(tf.where(is_narrow, 255 // (levels - 1), 1), tf.uint8)
+    def decode(channels):
+        return lambda: tf.io.decode_png(contents, channels=channels)
+
+    # A palette is decoded to the channels that it has: asked for an alpha channel
+    # where there is none, TensorFlow fills it with 1, 3 or 15 at 1, 2 or 4 bits.
+    image = tf.cond(
+        colour_type < 3,
+        decode(3),
+        lambda: tf.cond(colour_type == 3, decode(0), decode(4)),
+    )
 
     def over_white():
-        image = tf.cast(tf.io.decode_png(contents, channels=4), tf.uint16)
-        colour, alpha = image[..., :3], image[..., 3:]
+        wide = tf.cast(image, tf.uint16)
+        colour, alpha = wide[..., :3], wide[..., 3:]
         # At most 255 * 255 + 127: 16 bits hold it, at half the memory of floats.
         blended = colour * alpha + 255 * (255 - alpha)
         return tf.cast((blended + 127) // 255, tf.uint8)
 
-    return tf.cond(colour_type >= 3, over_white, opaque)
+    return tf.cond(tf.shape(image)[2] == 4, over_white, lambda: image)
 
 
 def _decode_gif(contents, max_pixels):
-    return tf.io.decode_image(contents, channels=3, expand_animations=False)
+    """The first frame. The others are cut off: each could be enormous as well."""
+    height, width, end = walk_gif_header(tf.io.decode_raw(contents, tf.uint8))
+    contents = _bounded(contents, height, width, max_pixels)
+    first_frame = tf.strings.substr(contents, 0, tf.cast(end, tf.int32)) + b";"
+    return tf.io.decode_image(first_frame, channels=3, expand_animations=False)
 
 
 def _decode_bmp(contents, max_pixels):
-    return tf.io.decode_bmp(contents, channels=3)
+    start = tf.strings.substr(contents, 0, _BMP_HEADER + 1024)
+    data = tf.io.decode_raw(start, tf.uint8)
+
+    def field(position, size):
+        return integer(byte_values(data, position, size), little_endian=True)
+
+    bits, compression, header_size = field(28, 2), field(30, 4), field(14, 4)
+    plain = (compression == 0) & tf.reduce_any(bits == [8, 24, 32])
+    masked = (compression == 3) & (bits == 32)
+    masked &= tf.reduce_all(byte_values(data, 54, 12) == _BGRX_MASKS)
+    contents = _checked(
+        contents,
+        (plain | masked) & (header_size >= 40) & (header_size < _BMP_HEADER),
+        "Expected a BMP image with 8, 24 or 32 bits per pixel, not compressed. "
+        "Received (bits, compression, header size) =",
+        tf.stack([bits, compression, header_size]),
+    )
+    width, height = field(18, 4), field(22, 4)
+    # Rows from the top down are written as a negative height.
+    height = tf.minimum(height, 2**32 - height)
+    contents = _bounded(contents, height, width, max_pixels)
+
+    def from_palette():
+        palette = byte_values(data, 14 + header_size, 1024)
+        entries = tf.reshape(palette, [256, 4])  # blue, green, red, unused
+        colours = tf.cast(tf.reverse(entries[:, :3], [1]), tf.uint8)
+        index = tf.io.decode_bmp(contents)
+        return tf.gather(colours, tf.cast(index[..., 0], tf.int32))
+
+    def direct():
+        return tf.io.decode_bmp(contents)[..., :3]
+
+    return tf.cond(bits == 8, from_palette, direct)

@@ -8,7 +8,6 @@ Dimension key: N files, H, W height and width in pixels, S `image_size`.
 """
 
 import concurrent.futures
-import contextlib
 import os
 import pathlib
 import warnings
@@ -38,14 +37,22 @@ class SkippedImage(NamedTuple):
     reason: str
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], "int32")])
+_CONTENTS, _NUMBER = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)
+
+
+@tf.function(input_signature=[_CONTENTS, _NUMBER])
 def _central_square(contents, image_size):
     return resize_image(decode_image(contents), image_size)
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], "int32")])
+@tf.function(input_signature=[_CONTENTS, _NUMBER])
 def _whole_image(contents, image_size):
     return resize_shorter_side(decode_image(contents), image_size)
+
+
+@tf.function(input_signature=[_CONTENTS, tf.TensorSpec([], tf.int64)])
+def _decode(contents, max_pixels):
+    return decode_image(contents, max_pixels=max_pixels)
 
 
 def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
@@ -70,10 +77,10 @@ def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
         with tf.device("CPU:0"):
             return load(contents, image_size).numpy()
     except tf.errors.InvalidArgumentError as error:
+        reason = _reason_to_skip(path, MAX_PIXELS, 1) or _decoder_reason(error)
         raise ValueError(
-            "Expected a readable JPEG, PNG, GIF or BMP image. Received: "
-            f"path={os.fspath(path)!r}. `find_unreadable(paths)` lists such files "
-            f"beforehand. The decoder said: {_first_line(error)}"
+            f"Expected a readable image. Received: path={os.fspath(path)!r}: {reason}. "
+            "`find_unreadable(paths)` lists such files beforehand."
         ) from error
 
 
@@ -194,7 +201,7 @@ def _reason_to_skip(path, max_pixels, min_side):
                 return reason
             image.load()
         with tf.device("CPU:0"):
-            decode_image(contents, max_pixels=max_pixels)
+            _decode(contents, max_pixels)
     except FileNotFoundError:
         return "the file does not exist"
     except IsADirectoryError:
@@ -208,11 +215,11 @@ def _reason_to_skip(path, max_pixels, min_side):
     except MemoryError:
         return "there is not enough memory to decode it"
     except tf.errors.InvalidArgumentError as error:
-        return f"TensorFlow can not decode it: {_first_line(error)}"
+        return f"TensorFlow can not decode it: {_decoder_reason(error)}"
     # On hostile bytes Pillow raises almost anything: OSError, SyntaxError, ValueError,
     # struct.error, zlib.error, IndexError...
     except Exception as error:
-        return f"it is damaged: {_first_line(error)}"
+        return f"it is damaged: {str(error) or type(error).__name__}"
     return None
 
 
@@ -240,9 +247,8 @@ def _map_in_threads(function, items, workers, verbose):
     progress = keras.utils.Progbar(len(items)) if verbose and items else None
     results = []
     workers = workers or os.cpu_count() or 1
-    with contextlib.ExitStack() as stack:
-        pool = concurrent.futures.ThreadPoolExecutor(workers)
-        stack.callback(pool.shutdown, cancel_futures=True)
+    # Leaving cancels what has not begun: an error does not wait for the other files.
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         for result in pool.map(function, items):
             results.append(result)
             if progress:
@@ -250,10 +256,10 @@ def _map_in_threads(function, items, workers, verbose):
     return results
 
 
-def _first_line(error):
-    text = str(error).strip() or type(error).__name__
-    # TensorFlow wraps its sentence in the names of the node and of the operation.
-    return text.splitlines()[0].rsplit("}} ", 1)[-1].split(" [Op:")[0]
+def _decoder_reason(error):
+    """The sentence inside an error of a graph, which wraps it in a call stack."""
+    lines = [line for line in error.message.splitlines() if "{{node" not in line]
+    return lines[-1].removeprefix("assertion failed: ")
 
 
 def _require_positive(**arguments):

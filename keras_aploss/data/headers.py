@@ -1,0 +1,146 @@
+"""What image files say of themselves, read by TensorFlow operations.
+
+A decoder that trusts a header allocates whatever it declares, and TensorFlow's reads
+no EXIF at all. So the headers are walked here first. The files may be hostile: every
+walk moves forward at each step and is bounded, and a read beyond the end repeats the
+last byte instead of failing. What makes no sense comes out as a size of 0 or as
+orientation 1.
+"""
+
+import tensorflow as tf
+
+_MAX_SEGMENTS = 1024  # of a JPEG header: some 10 in practice
+_MAX_GIF_BLOCKS = 64  # before the first frame: palettes, comments
+_MAX_GIF_PIECES = 65_536  # of at most 255 bytes in a block: 16 MB
+_EXIF = tuple(b"Exif\0\0")
+_ORIENTATION_TAG = 0x0112
+_SHORT = 3  # the TIFF code of a 16-bit integer
+_BARE_MARKERS = (0x00, 0x01, *range(0xD0, 0xD9))  # JPEG markers without a length
+_FRAME_MARKERS = tuple(m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
+_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+
+
+def byte_values(data, start, size):
+    """`size` bytes from `start` as int64; beyond the end, the last byte repeats."""
+    position = start + tf.range(tf.cast(size, tf.int64))
+    last = tf.size(data, tf.int64) - 1
+    return tf.cast(tf.gather(data, tf.clip_by_value(position, 0, last)), tf.int64)
+
+
+def integer(digits, *, little_endian=False):
+    """The integer that the bytes on the last axis of `digits` spell."""
+    length = digits.shape[-1]
+    powers = tf.constant([256**i for i in reversed(range(length))], tf.int64)
+    ordered = tf.where(little_endian, tf.reverse(digits, [-1]), digits)
+    return tf.reduce_sum(ordered * powers, axis=-1)
+
+
+def walk_jpeg_header(data):
+    """Steps from segment to segment up to the first scan.
+
+    Returns:
+        Four int64 scalars: height and width that the frame declares (0 without a
+        frame), and where the TIFF block of the EXIF segment starts and ends (0, 0
+        without EXIF).
+    """
+    size = tf.size(data, tf.int64)
+
+    def unfinished(position, finished, *_):
+        return (position < size) & ~finished
+
+    def step(position, finished, height, width, exif_start, exif_end):
+        # FF, the marker, the length in two bytes, the first six of the body.
+        head = byte_values(data, position, 10)
+        marker = head[1]
+        bare = tf.reduce_any(marker == _BARE_MARKERS)
+        is_marker = (head[0] == 0xFF) & (marker != 0xFF)  # FF FF: the first pads
+        is_segment = is_marker & ~bare
+        end = position + 2 + tf.maximum(integer(head[2:4]), 2)
+        is_frame = is_segment & tf.reduce_any(marker == _FRAME_MARKERS) & (height == 0)
+        is_exif = is_segment & (marker == _APP1) & (exif_end == 0)
+        is_exif &= tf.reduce_all(head[4:] == _EXIF)
+        after = tf.where(is_marker, position + 2, position + 1)
+        return (
+            tf.where(is_segment, end, after),
+            is_marker & ((marker == _SCAN) | (marker == _END)),
+            tf.where(is_frame, integer(head[5:7]), height),
+            tf.where(is_frame, integer(head[7:9]), width),
+            tf.where(is_exif, position + 10, exif_start),
+            tf.where(is_exif, tf.minimum(end, size), exif_end),
+        )
+
+    zero = tf.constant(0, tf.int64)
+    start = (zero + 2, tf.constant(False), zero, zero, zero, zero)
+    found = tf.while_loop(unfinished, step, start, maximum_iterations=_MAX_SEGMENTS)
+    return found[2:]
+
+
+def exif_orientation(data, start, end):
+    """The orientation, 1 to 8, that a TIFF block gives; 1 if it is malformed."""
+    header = byte_values(data, start, 8)
+    little_endian = header[0] == ord("I")
+    is_order = (header[0] == header[1]) & (little_endian | (header[0] == ord("M")))
+    valid = is_order & (integer(header[2:4], little_endian=little_endian) == 42)
+    directory = start + integer(header[4:8], little_endian=little_endian)
+    declared = integer(byte_values(data, directory, 2), little_endian=little_endian)
+    # An entry outside the segment is not there, whatever the block declares.
+    count = tf.clip_by_value((end - directory - 2) // 12, 0, declared)
+    entries = tf.reshape(byte_values(data, directory + 2, count * 12), [-1, 12])
+    tag = integer(entries[:, 0:2], little_endian=little_endian)  # (count,)
+    kind = integer(entries[:, 2:4], little_endian=little_endian)
+    value = integer(entries[:, 8:10], little_endian=little_endian)
+    is_orientation = (tag == _ORIENTATION_TAG) & (kind == _SHORT) & valid
+    orientation = tf.reduce_max(tf.where(is_orientation, value, 0))
+    return tf.where((orientation >= 1) & (orientation <= 8), orientation, 1)
+
+
+def walk_gif_header(data):
+    """Steps over the blocks of a GIF up to the end of its first frame.
+
+    Returns:
+        Three int64 scalars: height and width of the frame (0 if there is none), and
+        the position after it.
+    """
+    size = tf.size(data, tf.int64)
+
+    def palette_bytes(flags):
+        entries = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags & 7)
+        return tf.where(flags & 0x80 > 0, 3 * entries, 0)
+
+    def skip_pieces(position):
+        """Over pieces of 1 + length bytes up to the one of length 0."""
+
+        def length(position):
+            return tf.cast(data[tf.minimum(position, size - 1)], tf.int64)
+
+        last = tf.while_loop(
+            lambda position: (position < size) & (length(position) > 0),
+            lambda position: [position + 1 + length(position)],
+            [position],
+            maximum_iterations=_MAX_GIF_PIECES,
+        )
+        return last[0] + 1
+
+    def unfinished(position, finished, *_):
+        return (position < size) & ~finished
+
+    def step(position, finished, height, width):
+        head = byte_values(data, position, 10)
+        is_frame, is_extension = head[0] == 0x2C, head[0] == 0x21
+        header_bytes = tf.where(is_frame, 11 + palette_bytes(head[9]), 2)
+        return (
+            skip_pieces(position + header_bytes),
+            is_frame | ~is_extension,
+            tf.where(is_frame, integer(head[7:9], little_endian=True), height),
+            tf.where(is_frame, integer(head[5:7], little_endian=True), width),
+        )
+
+    zero = tf.constant(0, tf.int64)
+    first_block = 13 + palette_bytes(byte_values(data, 10, 1)[0])
+    end, _, height, width = tf.while_loop(
+        unfinished,
+        step,
+        (first_block, tf.constant(False), zero, zero),
+        maximum_iterations=_MAX_GIF_BLOCKS,
+    )
+    return height, width, end
