@@ -1,0 +1,261 @@
+"""Exact metrics of rankings: AP, recall@k, precision@k, MAP@R.
+
+Everything follows from two counts. Leave the query itself and its junk out, and take
+its R positives in descending similarity. For the i-th of them (i = 1..R), let
+`above_i` be the number of negatives whose similarity is **at least** its own, and
+`tied_i >= i` the number of positives for which that holds. Then
+
+    rank_i        = i + above_i                      tied negatives come first
+    precision_i   = i / rank_i
+
+    AP, step      = mean of tied_i / (tied_i + above_i)
+    AP, trapezoid = mean of (before_i + precision_i) / 2
+                    with before_i = (i - 1) / (rank_i - 1), and 1 at rank 1
+
+    hits_k        = number of ranks <= k
+    recall@k      = 1 if hits_k > 0, else 0
+    precision@k   = hits_k / k
+    mP@k          = hits_k / min(rank_R, k)                    revisited Oxford, Paris
+    mAP@k         = sum of precision_i at ranks <= k, over min(R, k)      Landmarks v2
+    MAP@R         = mAP@k at k = R
+
+Ties. Equal similarities form one threshold in the step AP, as in scikit-learn's
+`average_precision_score`. The numbers made of ranks put tied negatives before tied
+positives: a collapsed model, all similarities equal, must not look good. Neither rule
+depends on the order of the images. A list shorter than k leaves k as the divisor.
+
+Dimension key: Q queries, N database images, P positives of one query.
+
+References: Radenović et al., "Revisiting Oxford and Paris", 2018 (trapezoid, junk,
+mP@k); Musgrave et al., "A Metric Learning Reality Check", 2020 (MAP@R); Weyand et al.,
+"Google Landmarks Dataset v2", 2020 (mAP@k).
+"""
+
+import dataclasses
+import operator
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+# To count the negatives above P positives takes P passes over the row; to sort the row
+# costs as much as this many of them (measured, rows of 20,000 and 100,000).
+_MAX_PASSES = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RetrievalResult:
+    """What an evaluation returns.
+
+    Attributes:
+        average_precision: `(Q,)` float64, NaN for a query without positives.
+        metrics: means over the queries with positives: `map`, `map_at_r` and, for each
+            k, `recall_at_k`, `precision_at_k`, `mp_at_k` and `map_at_k`.
+    """
+
+    average_precision: np.ndarray
+    metrics: dict[str, float]
+
+    @property
+    def num_queries(self) -> int:
+        """The number of queries with positives: those behind the means."""
+        return int(np.count_nonzero(~np.isnan(self.average_precision)))
+
+
+def evaluate_similarity(
+    similarity,
+    relevance,
+    *,
+    junk=None,
+    ks: Sequence[int] = (1, 5, 10),
+    interpolation: str = "step",
+) -> RetrievalResult:
+    """Measure a similarity matrix, for instance one that was re-ranked.
+
+    Args:
+        similarity: `(Q, N)` finite numbers, larger is more alike. They are compared in
+            their own precision.
+        relevance: `(Q, N)` booleans, true for the positives of the query.
+        junk: `(Q, N)` booleans, true for what is taken out of the ranking.
+        ks: the cut-offs k.
+        interpolation: form of the AP, `"step"` or `"trapezoid"`.
+
+    Example:
+    >>> relevance = [[True, False, True]]
+    >>> evaluate_similarity([[0.9, 0.5, 0.1]], relevance, ks=(2,)).metrics
+    {'map': 0.83..., 'map_at_r': 0.5, 'recall_at_2': 1.0, 'precision_at_2': 0.5,
+     'mp_at_2': 0.5, 'map_at_2': 0.5}
+    """
+    rows = _matrix_rows(similarity, relevance, junk)
+    return evaluate_rows(rows, len(similarity), ks, interpolation)
+
+
+def average_precision(
+    similarity, relevance, *, junk=None, interpolation: str = "step"
+) -> np.ndarray:
+    """The `(Q,)` APs of a `(Q, N)` similarity matrix, NaN where nothing is relevant.
+
+    Arguments as for `evaluate_similarity`.
+
+    Example:
+    A negative is tied with the only positive. The trapezoid form also sees the
+    precision before the positive, which is 0.
+
+    >>> average_precision([[0.5, 0.5]], [[True, False]])
+    array([0.5])
+    >>> average_precision([[0.5, 0.5]], [[True, False]], interpolation="trapezoid")
+    array([0.25])
+    """
+    _check_interpolation(interpolation)
+    values = np.full(len(similarity), np.nan)
+    for query, row, positives, left_out in _matrix_rows(similarity, relevance, junk):
+        above, tied = _counts(row, positives, left_out)
+        values[query] = _interpolate(above, tied, interpolation)
+    return values
+
+
+def evaluate_rows(
+    rows: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
+    num_queries: int,
+    ks: Sequence[int],
+    interpolation: str,
+) -> RetrievalResult:
+    """Measure one row of similarities after the other.
+
+    Args:
+        rows: yields a query, its `(N,)` similarities, which are overwritten, the
+            indices of its positives, at least one, and those to leave out. Queries
+            without positives do not occur.
+        num_queries: Q.
+        ks: the cut-offs k.
+        interpolation: form of the AP, `"step"` or `"trapezoid"`.
+    """
+    ks = _check_ks(ks)
+    _check_interpolation(interpolation)
+    values = np.full(num_queries, np.nan)
+    measured = []
+    for query, row, positives, left_out in rows:
+        above, tied = _counts(row, positives, left_out)
+        values[query] = _interpolate(above, tied, interpolation)
+        measured.append(_rank_metrics(above, ks))
+    if not measured:
+        raise ValueError(
+            "Expected at least one query with a relevant image besides itself. "
+            f"Received: {num_queries} queries without. Check the labels."
+        )
+    names = ["map_at_r"]
+    for metric in ("recall", "precision", "mp", "map"):
+        names += [f"{metric}_at_{k}" for k in ks.tolist()]
+    means = np.mean(measured, axis=0).tolist()
+    metrics = {"map": float(np.nanmean(values)), **dict(zip(names, means, strict=True))}
+    return RetrievalResult(values, metrics)
+
+
+def top_of_row(row: np.ndarray, k: int) -> np.ndarray:
+    """The indices of the k largest values, largest first; ties: lower index first.
+
+    The k-th largest of group maxima is a lower bound of the k-th largest value, since
+    k groups reach it. Few values pass it, and only those are sorted.
+    """
+    group = max(1, min(32, len(row) // (4 * k)))
+    width = len(row) // group  # >= k
+    maxima = row[: group * width].reshape(group, width).max(axis=0)
+    bound = np.partition(maxima, width - k)[width - k]
+    candidates = np.flatnonzero(row >= bound)
+    return candidates[np.argsort(-row[candidates], kind="stable")[:k]]
+
+
+def _counts(
+    row: np.ndarray, positives: np.ndarray, left_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`above` and `tied`, `(P,)` each, of the positives in descending similarity."""
+    thresholds = np.sort(row[positives])  # (P,) ascending
+    row[positives] = -np.inf
+    row[left_out] = -np.inf
+    if len(thresholds) <= _MAX_PASSES:
+        above = np.array([np.count_nonzero(row >= value) for value in thresholds])
+    else:
+        reached = np.sort(row[row >= thresholds[0]])
+        above = len(reached) - np.searchsorted(reached, thresholds)
+    tied = len(thresholds) - np.searchsorted(thresholds, thresholds)
+    return above[::-1], tied[::-1]
+
+
+def _interpolate(above: np.ndarray, tied: np.ndarray, form: str) -> float:
+    if form == "step":
+        return float(np.mean(tied / (tied + above)))
+    hits = np.arange(1, len(above) + 1)
+    before = np.ones(len(above))
+    np.divide(hits - 1, hits + above - 1, out=before, where=hits + above > 1)
+    return float(np.mean(before + hits / (hits + above)) / 2)
+
+
+def _rank_metrics(above: np.ndarray, ks: np.ndarray) -> np.ndarray:
+    """MAP@R, then recall, precision, mP and mAP at each k: `(1 + 4 K,)`."""
+    num_positives = len(above)
+    hits = np.arange(1, num_positives + 1)
+    ranks = hits + above
+    precision_sum = np.concatenate([[0.0], np.cumsum(hits / ranks)])
+    cuts = np.append(ks, num_positives)
+    found = np.searchsorted(ranks, cuts, side="right")  # hits_k
+    map_at = precision_sum[found] / np.minimum(num_positives, cuts)
+    found = found[:-1]
+    mp_at = found / np.minimum(ranks[-1], ks)
+    return np.concatenate([map_at[-1:], found > 0, found / ks, mp_at, map_at[:-1]])
+
+
+def _matrix_rows(similarity, relevance, junk):
+    """Yield the rows with positives of a checked matrix, for `evaluate_rows`."""
+    similarity = np.asarray(similarity)
+    if similarity.ndim != 2 or similarity.dtype.kind not in "iuf":
+        raise ValueError(
+            "Expected `similarity` to be a (Q, N) array of real numbers. Received: "
+            f"similarity.shape={similarity.shape}, dtype={similarity.dtype}."
+        )
+    if not np.isfinite(similarity).all():
+        raise ValueError(
+            "Expected finite similarities. Received: "
+            f"{np.count_nonzero(~np.isfinite(similarity))} NaN or infinite values in "
+            "`similarity`. Mark images to leave out as `junk` instead."
+        )
+    relevance = _check_mask(relevance, similarity.shape, "relevance")
+    if junk is None:
+        junk = np.zeros_like(relevance)
+    junk = _check_mask(junk, similarity.shape, "junk")
+    if (relevance & junk).any():
+        raise ValueError(
+            "Expected `relevance` and `junk` to be disjoint. Received: "
+            f"{np.count_nonzero(relevance & junk)} entries true in both."
+        )
+    for query in np.flatnonzero(relevance.any(axis=1)):
+        row = similarity[query].astype(np.result_type(similarity.dtype, np.float16))
+        yield query, row, np.flatnonzero(relevance[query]), np.flatnonzero(junk[query])
+
+
+def _check_mask(mask, shape: tuple[int, ...], name: str) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape != shape:
+        raise ValueError(
+            f"Expected `{name}` to be booleans of the shape of the similarities, "
+            f"{shape}. Received: {name}.shape={mask.shape}, dtype={mask.dtype}."
+        )
+    return mask
+
+
+def _check_ks(ks: Sequence[int]) -> np.ndarray:
+    try:
+        values = [operator.index(k) for k in ks]
+    except TypeError:
+        values = [0]
+    if not all(k >= 1 for k in values):
+        raise ValueError(
+            f"Expected `ks` to be a sequence of integers >= 1. Received: ks={ks!r}."
+        )
+    return np.array(values, np.int64)
+
+
+def _check_interpolation(interpolation: str) -> None:
+    if interpolation not in ("step", "trapezoid"):
+        raise ValueError(
+            'Expected `interpolation` to be "step" or "trapezoid". Received: '
+            f"interpolation={interpolation!r}."
+        )
