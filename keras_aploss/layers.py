@@ -1,0 +1,333 @@
+"""The two layers between a feature map and a retrieval embedding.
+
+`GeneralizedMeanPooling2D` turns a feature map of any size into one vector;
+`PCAWhitening` decorrelates embeddings and evens out their variances, with statistics
+learnt from data by `adapt()`, not by gradient.
+
+Dimension key: ``B`` batch, ``H, W`` height and width of the feature map, ``C`` its
+channels, ``N`` rows given to `adapt`, ``D`` size of an embedding, ``U`` units kept.
+
+References: Radenović, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human
+Annotation", TPAMI 2019, eq. 3 (GeM); Jégou, Chum, "Negative evidences and
+co-occurrences in image retrieval: the benefit of PCA and whitening", ECCV 2012.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+# Rows per step of `PCAWhitening.adapt` on an array: 67 MB in float64 at D = 2048.
+ADAPT_ROWS = 4096
+
+
+@keras.saving.register_keras_serializable(package="keras_aploss")
+class GeneralizedMeanPooling2D(keras.layers.Layer):
+    """GeM pooling: the power mean of each channel over the feature map.
+
+        y_c = (1 / HW Σ_hw max(x_hwc, ε)^p)^(1/p)
+
+    `p = 1` is average pooling, `p → ∞` is max pooling; in between, strong activations
+    count more, wherever they are. `p` is learnt with the network and held at or above
+    1. The powers are taken as `logsumexp(p log x)` in float32, so that neither a large
+    `p` nor a 16-bit policy overflows or underflows, and the gradient at zero
+    activations is zero, not infinite.
+
+    Args:
+        p: initial exponent, at least 1. The paper starts at 3.
+        trainable_p: whether `p` is learnt.
+        per_channel: one exponent per channel, shape `(C,)`, instead of one, `(1,)`.
+        epsilon: floor of the activations, which must not be negative (end the
+            backbone with a ReLU or the like: values below are lost).
+        data_format: `"channels_last"` or `"channels_first"`; the Keras default if None.
+
+    Input shape: `(B, H, W, C)`, or `(B, C, H, W)` for `"channels_first"`; any size.
+
+    Output shape: `(B, C)`.
+
+    Raises:
+        ValueError: if `p` is below 1, `epsilon` is not positive, `data_format` is
+            unknown or the input is not of rank 4.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_aploss import GeneralizedMeanPooling2D
+    >>> feature_map = np.array([1.0, 2.0, 3.0, 4.0], "float32").reshape(1, 2, 2, 1)
+    >>> pooled = GeneralizedMeanPooling2D(p=3)(feature_map)
+    >>> round(float(pooled[0, 0]), 4)  # ((1 + 8 + 27 + 64) / 4) ** (1 / 3)
+    2.924
+    """
+
+    def __init__(
+        self,
+        p: float = 3.0,
+        *,
+        trainable_p: bool = True,
+        per_channel: bool = False,
+        epsilon: float = 1e-6,
+        data_format: str | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs,
+    ):
+        super().__init__(name=name, dtype=dtype, **kwargs)
+        data_format = data_format or keras.config.image_data_format()
+        if data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                "Expected `data_format` to be 'channels_last' or 'channels_first'. "
+                f"Received: data_format={data_format!r}."
+            )
+        if not 1 <= p < np.inf:
+            raise ValueError(
+                "Expected `p` to be a number of at least 1 (1 is the average, large "
+                f"values approach the maximum). Received: p={p!r}."
+            )
+        if not epsilon > 0:
+            raise ValueError(
+                "Expected `epsilon` to be positive, to keep the logarithm finite. "
+                f"Received: epsilon={epsilon!r}."
+            )
+        self.initial_p = float(p)
+        self.trainable_p = trainable_p
+        self.per_channel = per_channel
+        self.epsilon = epsilon
+        self.data_format = data_format
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[-1 if self.data_format == "channels_last" else 1]
+        self.p = self.add_weight(
+            name="p",
+            shape=(channels,) if self.per_channel else (1,),
+            initializer=keras.initializers.Constant(self.initial_p),
+            constraint=_at_least_one,
+            trainable=self.trainable_p,
+            autocast=False,
+        )
+
+    def call(self, inputs):
+        axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
+        p = ops.cast(self.p, "float32")
+        if self.data_format == "channels_first":
+            p = ops.reshape(p, (-1, 1, 1))
+        x = ops.maximum(ops.cast(inputs, "float32"), self.epsilon)  # (B, H, W, C)
+        shape = ops.shape(x)
+        area = ops.cast(shape[axes[0]] * shape[axes[1]], "float32")
+        log_sum = ops.logsumexp(p * ops.log(x), axis=axes)  # (B, C)
+        log_mean = log_sum - ops.log(area)
+        p = ops.reshape(p, (-1,))
+        return ops.cast(ops.exp(log_mean / p), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        channels = input_shape[-1 if self.data_format == "channels_last" else 1]
+        return (input_shape[0], channels)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "p": self.initial_p,
+            "trainable_p": self.trainable_p,
+            "per_channel": self.per_channel,
+            "epsilon": self.epsilon,
+            "data_format": self.data_format,
+        }
+
+
+def _at_least_one(p):
+    return ops.maximum(p, 1.0)
+
+
+@keras.saving.register_keras_serializable(package="keras_aploss")
+class PCAWhitening(keras.layers.Layer):
+    """Project on the principal components and divide by a power of their variances.
+
+        y = (x - mean) C / variance^power        C: `(D, U)`, unit columns
+
+    Frequent, correlated directions (the look of all images of a collection) weigh
+    less, rare and discriminative ones more. `power=0.5` is full whitening, equal to
+    scikit-learn's `PCA(whiten=True)` up to the sign of each component; the published
+    models use 0.25. Until `adapt()` is called, the layer keeps the first `U`
+    coordinates as they are. Normalize the result to unit length.
+
+    The statistics are weights (`mean` and `kernel`): they live in the `.keras` file
+    and in the SavedModel. Components without variance (rank-deficient data) carry
+    only rounding noise, which whitening would blow up: their outputs are zero.
+
+    Args:
+        units: components kept, at most `D`; None keeps all `D`.
+        power: exponent of the variances, in [0, 1]; 0 is a plain rotation.
+        epsilon: components whose variance is at most `epsilon` times the largest
+            are zeroed.
+        trainable: whether training changes `mean` and `kernel` after `adapt()`.
+
+    Input shape: `(B, D)`. Output shape: `(B, U)`.
+
+    Raises:
+        ValueError: for settings out of range, inputs not of rank 2, `units` above `D`,
+            and data that `adapt` cannot use (see there).
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_aploss import PCAWhitening
+    >>> data = np.random.default_rng(0).normal(size=(1000, 3)) * [5, 1, 0.1]
+    >>> whitening = PCAWhitening(units=2)
+    >>> whitening.adapt(data)
+    >>> np.cov(np.array(whitening(data)), rowvar=False).round(3) + 0.0
+    array([[1., 0.],
+           [0., 1.]])
+    """
+
+    def __init__(
+        self,
+        units: int | None = None,
+        power: float = 0.5,
+        *,
+        epsilon: float = 1e-8,
+        trainable: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs,
+    ):
+        super().__init__(name=name, dtype=dtype, trainable=trainable, **kwargs)
+        if units is not None and units < 1:
+            raise ValueError(
+                f"Expected `units` to be at least 1, or None. Received: units={units}."
+            )
+        if not 0 <= power <= 1:
+            raise ValueError(
+                "Expected `power` between 0 (rotation) and 1; 0.5 is full whitening. "
+                f"Received: power={power}."
+            )
+        if not 0 <= epsilon < 1:
+            raise ValueError(
+                "Expected `epsilon`, a fraction of the largest variance, in [0, 1). "
+                f"Received: epsilon={epsilon}."
+            )
+        self.units = units
+        self.power = power
+        self.epsilon = epsilon
+        self.input_spec = keras.layers.InputSpec(ndim=2)
+
+    def build(self, input_shape):
+        size = input_shape[-1]
+        if self.units is not None and self.units > size:
+            raise ValueError(
+                f"Expected at most as many `units` as the embedding has, {size}. "
+                f"Received: units={self.units}."
+            )
+        self.mean = self.add_weight(
+            name="mean", shape=(size,), initializer="zeros", autocast=False
+        )
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(size, self.units or size),
+            initializer=keras.initializers.Identity(),
+            autocast=False,
+        )
+
+    def adapt(self, data: Any) -> None:
+        """Learn mean, components and variances from embeddings, in one pass.
+
+        Moments are summed in float64, so memory does not grow with the number of
+        rows: a million rows of 2048 pass through as batches.
+
+        Args:
+            data: array `(N, D)` (a memory-mapped one too), or an iterable of such
+                batches, of any number of rows each: a generator, a `tf.data.Dataset`.
+
+        Raises:
+            ValueError: if there are fewer than two rows, a batch is not `(rows, D)`,
+                a value is not finite, or all rows are equal.
+        """
+        count, mean, scatter = _moments(_batches(data))
+        if count < 2:
+            raise ValueError(
+                "Expected at least two rows to learn a variance from. Received: "
+                f"{count}. Give `adapt` an array (N, D) or an iterable of batches."
+            )
+        if not self.built:
+            self.build((None, len(mean)))
+        if len(mean) != self.mean.shape[0]:
+            raise ValueError(
+                f"Expected rows of {self.mean.shape[0]} values, as the layer was built "
+                f"for. Received: rows of {len(mean)}."
+            )
+        variance, components = np.linalg.eigh(scatter / (count - 1))  # ascending
+        variance, components = variance[::-1], components[:, ::-1]  # (D,), (D, D)
+        if not variance[0] > 0:
+            raise ValueError(
+                f"Expected rows that differ. Received: {count} equal rows; the model "
+                "that made them has collapsed to one point."
+            )
+        # The sign is free: fix it, so that equal data give equal weights everywhere.
+        columns = np.arange(len(mean))
+        components = components * np.sign(
+            components[np.abs(components).argmax(axis=0), columns]
+        )
+        kept = variance > self.epsilon * variance[0]
+        scale = np.where(kept, np.where(kept, variance, 1.0) ** -self.power, 0.0)
+        kernel = (components * scale)[:, : self.kernel.shape[1]]  # (D, U)
+        self.mean.assign(mean)
+        self.kernel.assign(kernel)
+
+    def call(self, inputs):
+        x = ops.cast(inputs, self.variable_dtype)
+        whitened = ops.matmul(x - self.mean, self.kernel)  # (B, U)
+        return ops.cast(whitened, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.units or input_shape[-1])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "power": self.power,
+            "epsilon": self.epsilon,
+        }
+
+
+def _batches(data: Any) -> Iterable[np.ndarray]:
+    if hasattr(data, "shape"):
+        return (data[i : i + ADAPT_ROWS] for i in range(0, len(data), ADAPT_ROWS))
+    return data
+
+
+def _moments(batches):
+    """Count, mean `(D,)` and centred scatter matrix `(D, D)`, merged batch by batch.
+
+    Chan, Golub, LeVeque (1979): centring each batch before squaring keeps the digits
+    that `Σ x xᵀ - N mean meanᵀ` loses when the mean is large.
+    """
+    count, mean, scatter = 0, None, None
+    for batch in batches:
+        batch = np.asarray(keras.ops.convert_to_numpy(batch), "float64")  # (rows, D)
+        if batch.ndim != 2 or (mean is not None and batch.shape[1] != len(mean)):
+            expected = "D" if mean is None else len(mean)
+            raise ValueError(
+                f"Expected batches of embeddings of shape (rows, {expected}). "
+                f"Received: a batch of shape {batch.shape}."
+            )
+        if not np.isfinite(batch).all():
+            row = count + int(np.argmin(np.isfinite(batch).all(axis=1)))
+            raise ValueError(
+                f"Expected finite embeddings. Received: NaN or infinity in row {row}. "
+                "Find the image that made it, or leave the row out."
+            )
+        if len(batch) == 0:
+            continue
+        batch_mean = batch.mean(axis=0)
+        centred = batch - batch_mean
+        batch_scatter = centred.T @ centred
+        if mean is None:
+            count, mean, scatter = len(batch), batch_mean, batch_scatter
+            continue
+        total = count + len(batch)
+        shift = batch_mean - mean
+        weight = count * len(batch) / total
+        scatter += batch_scatter + weight * np.outer(shift, shift)
+        mean = mean + shift * (len(batch) / total)
+        count = total
+    return count, mean, scatter

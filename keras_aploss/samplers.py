@@ -1,0 +1,232 @@
+"""Batches in which every image has positives: some classes, some images of each.
+
+A batch of random images holds hardly two of one class, and a query without positives
+teaches nothing. A class-balanced batch draws `P` classes and `K` images of each, so
+each of its `P K` queries has `K` positives (itself among them).
+
+Every batch is a function of (seed, epoch, step) and of nothing else: threads,
+processes, restarts and resumed runs all draw the same one.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+class ClassBalancedSampler(keras.utils.PyDataset):
+    """Batches of `classes_per_batch` classes with `images_per_class` images each.
+
+    Over an epoch, every class is visited before any is visited again, and no class
+    twice in a batch (train with `model.fit(sampler, shuffle=False)`: by default, Keras
+    takes the batches of an epoch in an order of its own, not seeded here). The images of a class are dealt out like a deck of cards,
+    shuffled anew when fewer than `images_per_class` are left: no image twice in a
+    batch, and all equally often. Only a class with fewer images than
+    `images_per_class` repeats them within a batch (as evenly as possible; with
+    augmentation the copies differ); the log says how many such classes there are.
+
+    An image that cannot be read when its turn comes (a file deleted or damaged since
+    the start) is logged, listed in `unreadable` and replaced by another of its class.
+
+    Args:
+        images: anything with `images[int]` giving an array `(H, W, 3)`: an array
+            `(N, H, W, 3)`, or lazily decoded files.
+        labels: `(N,)` integer class labels. Images with negative labels (distractors)
+            are not drawn.
+        classes_per_batch: number of classes in a batch, `P`.
+        images_per_class: number of images of each of them, `K`, at least 2.
+        steps_per_epoch: batches per epoch; None takes as many as hold `N` images.
+        augment: function `(image, rng) -> image`, such as `Augmentation`; `rng` is a
+            `numpy.random.Generator` of its own for each (seed, epoch, step, position).
+        seed: non-negative integer.
+        initial_epoch: number of the first epoch, when a run is resumed.
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of
+            `keras.utils.PyDataset`.
+
+    Each batch is `(images (P K, H, W, 3), labels (P K,) int64)`, class by class.
+
+    Raises:
+        ValueError: if labels are not integers or not one per image, or there are fewer
+            classes than `classes_per_batch`.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_aploss import ClassBalancedSampler
+    >>> images = np.zeros((12, 32, 32, 3), "uint8")
+    >>> labels = np.repeat([0, 1, 2], 4)
+    >>> sampler = ClassBalancedSampler(
+    ...     images, labels, classes_per_batch=2, images_per_class=3, seed=1
+    ... )
+    >>> len(sampler)
+    2
+    >>> batch, batch_labels = sampler[0]
+    >>> batch.shape
+    (6, 32, 32, 3)
+    >>> np.unique(batch_labels, return_counts=True)[1]
+    array([3, 3])
+    """
+
+    def __init__(
+        self,
+        images: Sequence,
+        labels: Sequence[int],
+        *,
+        classes_per_batch: int,
+        images_per_class: int,
+        steps_per_epoch: int | None = None,
+        augment: Callable | None = None,
+        seed: int = 0,
+        initial_epoch: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or len(labels) != len(images):
+            raise ValueError(
+                "Expected one label per image. Received: labels of shape "
+                f"{labels.shape} for {len(images)} images."
+            )
+        if labels.dtype.kind not in "iu":
+            raise ValueError(
+                "Expected integer class labels. Received: labels of dtype "
+                f"{labels.dtype}. Number the classes, e.g. with "
+                "`np.unique(labels, return_inverse=True)[1]`."
+            )
+        self.classes = np.unique(labels[labels >= 0])
+        if not 1 <= classes_per_batch <= len(self.classes):
+            raise ValueError(
+                f"Expected `classes_per_batch` between 1 and the {len(self.classes)} "
+                f"classes there are. Received: classes_per_batch={classes_per_batch}."
+            )
+        if images_per_class < 2:
+            raise ValueError(
+                "Expected `images_per_class` of at least 2: a query needs a positive "
+                f"besides itself. Received: images_per_class={images_per_class}."
+            )
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise ValueError(
+                "Expected `steps_per_epoch` of at least 1, or None. Received: "
+                f"steps_per_epoch={steps_per_epoch}."
+            )
+        self.images = images
+        self.labels = labels.astype("int64")
+        self.classes_per_batch = classes_per_batch
+        self.images_per_class = images_per_class
+        self.augment = augment
+        self.seed = seed
+        self.epoch = initial_epoch
+        self.unreadable: list[int] = []
+        order = np.argsort(labels, kind="stable")
+        order = order[labels[order] >= 0]
+        starts = np.searchsorted(labels[order], self.classes)
+        self._members = np.split(order, starts[1:])  # image numbers of each class
+        batch_size = classes_per_batch * images_per_class
+        self.steps_per_epoch = steps_per_epoch or -(-len(order) // batch_size)
+        small = sum(len(members) < images_per_class for members in self._members)
+        if small:
+            logger.warning(
+                "%d of %d classes have fewer than images_per_class=%d images; theirs "
+                "are repeated within a batch.",
+                small,
+                len(self.classes),
+                images_per_class,
+            )
+
+    def __len__(self):
+        return self.steps_per_epoch
+
+    def __getitem__(self, step):
+        """Return batch number `step` of the current epoch: images and labels."""
+        return self.batch(self.epoch, step)
+
+    def on_epoch_end(self):
+        """Go on to the next epoch; Keras calls this.
+
+        Keras also calls it once after drawing the batch with which it builds a model
+        that is not built yet: the epochs then count from 1.
+        """
+        self.epoch += 1
+
+    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images and labels of a batch, a function of (epoch, step)."""
+        indices = self.indices(epoch, step)
+        rngs = [
+            np.random.default_rng([self.seed, epoch, step, position])
+            for position in range(len(indices))
+        ]
+        images = [
+            self._image(index, rng) for index, rng in zip(indices, rngs, strict=True)
+        ]
+        shapes = {image.shape for image in images}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Expected images of one size in a batch. Received: {sorted(shapes)}. "
+                "Resize them, or give an `augment` that crops to one size."
+            )
+        return np.stack(images), self.labels[indices]
+
+    def indices(self, epoch: int, step: int) -> np.ndarray:
+        """Return the image numbers `(P K,)` of a batch, a function of (epoch, step)."""
+        classes_drawn = self._classes_drawn(epoch, step)
+        visits = self._visits(epoch, step)
+        return np.concatenate(
+            [
+                self._deal(number, visits[number])
+                for number in classes_drawn[step * self.classes_per_batch :]
+            ]
+        )
+
+    def _classes_drawn(self, epoch, step):
+        """Class numbers drawn in this epoch up to and with this step, in order."""
+        rng = np.random.default_rng([self.seed, epoch])
+        needed = (step + 1) * self.classes_per_batch
+        drawn = np.empty(0, "int64")
+        while len(drawn) < needed:
+            shuffled = rng.permutation(len(self.classes))
+            # A batch that two rounds share must not get a class from both.
+            in_batch = drawn[len(drawn) - len(drawn) % self.classes_per_batch :]
+            twice = np.isin(shuffled, in_batch)
+            drawn = np.concatenate([drawn, shuffled[~twice], shuffled[twice]])
+        return drawn[:needed]
+
+    def _visits(self, epoch, step):
+        """How often each class was visited before this step, over all epochs.
+
+        Classes may differ by one in the visits of an epoch; all are given the larger
+        number, so that no earlier epoch has to be drawn again to count them.
+        """
+        num_classes = len(self.classes)
+        per_epoch = -(-self.steps_per_epoch * self.classes_per_batch // num_classes)
+        before = self._classes_drawn(epoch, step)[: step * self.classes_per_batch]
+        return epoch * per_epoch + np.bincount(before, minlength=num_classes)
+
+    def _deal(self, number, visit):
+        """Image numbers `(K,)` of a class at its visit number `visit`."""
+        members, count = self._members[number], self.images_per_class
+        hands = max(len(members) // count, 1)  # hands dealt before a new shuffle
+        shuffle, hand = divmod(int(visit), hands)
+        rng = np.random.default_rng([self.seed, 1, int(number), shuffle])
+        shuffled = rng.permutation(members)
+        if len(members) < count:
+            return np.resize(shuffled, count)
+        return shuffled[hand * count : (hand + 1) * count]
+
+    def _image(self, index, rng):
+        members = self._members[np.searchsorted(self.classes, self.labels[index])]
+        start = int(np.searchsorted(members, index))
+        for candidate in np.roll(members, -start):
+            try:
+                image = np.asarray(self.images[int(candidate)])
+            except (OSError, ValueError) as error:
+                if int(candidate) not in self.unreadable:
+                    self.unreadable.append(int(candidate))
+                    logger.warning("Image %d left out: %s", candidate, error)
+            else:
+                return image if self.augment is None else self.augment(image, rng)
+        raise ValueError(
+            "Expected at least one readable image in each class. Received: class "
+            f"{self.labels[index]}, none of whose {len(members)} images can be read."
+        )

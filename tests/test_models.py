@@ -1,0 +1,159 @@
+"""The retrieval model: any backbone, any image size, unit length."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_aploss import (
+    APLoss,
+    GeneralizedMeanPooling2D,
+    PCAWhitening,
+    retrieval_model,
+    small_resnet,
+)
+
+
+def images(count=2, height=48, width=64, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, height, width, 3), dtype="uint8")
+
+
+@pytest.mark.parametrize("pooling", ["gem", "max", "average"])
+@pytest.mark.parametrize("whitening", [False, True])
+def test_embeddings_have_unit_length_for_any_size_and_type_of_image(pooling, whitening):
+    model = retrieval_model(
+        small_resnet((8, 16)), 12, pooling=pooling, whitening=whitening
+    )
+    for height, width in [(33, 47), (16, 80), (8, 8)]:
+        x = images(height=height, width=width)
+        embeddings = model.predict(x, verbose=0)
+        assert embeddings.shape == (2, 12)
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(
+            model.predict(x.astype("float32"), verbose=0), embeddings, atol=1e-6
+        )
+
+
+def test_without_units_the_embedding_has_the_channels_of_the_backbone():
+    assert retrieval_model(small_resnet((8, 16))).output.shape == (None, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("MobileNetV2", "mobilenet_v2"),
+        ("VGG16", "vgg16"),
+        pytest.param("DenseNet121", "densenet", marks=pytest.mark.slow),
+        pytest.param("EfficientNetB0", "efficientnet", marks=pytest.mark.slow),
+        pytest.param("ResNet50V2", "resnet_v2", marks=pytest.mark.slow),
+        ("MobileNetV3Small", "mobilenet_v3"),
+    ],
+)
+def test_preprocessing_is_that_of_the_named_backbone(name, module):
+    model = retrieval_model(name, pooling="average")
+    backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    x = images(1, 64, 64).astype("float32")
+    preprocess = getattr(keras.applications, module).preprocess_input
+    expected = backbone.predict(preprocess(x.copy()), verbose=0).mean(axis=(1, 2))
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
+
+
+def batch_norms(model):
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found += batch_norms(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            found.append(layer)
+    return found
+
+
+def test_batch_norm_is_frozen_by_default_only_for_pretrained_backbones(tmp_path):
+    weights = tmp_path / "backbone.weights.h5"
+    small_resnet().save_weights(weights)
+    policies = {
+        "random": (retrieval_model("small_resnet"), True),
+        "file": (retrieval_model("small_resnet", weights=str(weights)), False),
+        "model of the user": (retrieval_model(small_resnet((8,))), False),
+        "chosen": (
+            retrieval_model(small_resnet((8,)), freeze_batch_norm=False),
+            True,
+        ),
+        "nested": (retrieval_model(keras.Sequential([small_resnet((8,))])), False),
+    }
+    for name, (model, trained) in policies.items():
+        layers = batch_norms(model)
+        assert layers, name
+        assert {layer.trainable for layer in layers} == {trained}, name
+
+
+def test_frozen_statistics_do_not_move_in_fit():
+    model = retrieval_model(small_resnet((8,)), 4)
+    model.compile("sgd", APLoss())
+    before = [np.array(layer.moving_mean) for layer in batch_norms(model)]
+    model.fit(images(8), np.arange(8) // 2, batch_size=8, verbose=0)
+    for layer, mean in zip(batch_norms(model), before, strict=True):
+        np.testing.assert_array_equal(layer.moving_mean, mean)
+
+
+def test_weights_of_a_file_are_loaded(tmp_path):
+    backbone = small_resnet()
+    backbone.save_weights(tmp_path / "backbone.weights.h5")
+    model = retrieval_model(
+        "small_resnet", weights=str(tmp_path / "backbone.weights.h5")
+    )
+    loaded = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    np.testing.assert_array_equal(loaded(images()), backbone(images()))
+
+
+def test_training_raises_average_precision_and_the_file_reloads(tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    labels = np.arange(32) % 4
+    colours = rng.integers(0, 256, (4, 1, 1, 3))
+    x = np.clip(colours[labels] + rng.normal(0, 60, (32, 16, 16, 3)), 0, 255)
+    model = retrieval_model(
+        small_resnet((8, 16)), 8, whitening=PCAWhitening(6, 0.25, name="whitening"),
+        freeze_batch_norm=False,
+    )  # fmt: skip
+    model.compile(keras.optimizers.Adam(3e-3), APLoss())
+    history = model.fit(x, labels, batch_size=32, epochs=15, verbose=0)
+    assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
+    pooling = next(
+        layer for layer in model.layers if isinstance(layer, GeneralizedMeanPooling2D)
+    )
+    assert float(pooling.p[0]) != 3.0
+    model.get_layer("whitening").adapt(rng.normal(size=(50, 8)))
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(reloaded(x), model(x), atol=1e-6)
+
+
+def test_embeddings_stay_float32_of_unit_length_under_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = retrieval_model(small_resnet((8, 16)), 12)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    embeddings = model(images())
+    assert keras.backend.standardize_dtype(embeddings.dtype) == "float32"
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "ResNet5000"}, "keras.applications"),
+        ({"backbone": "resnet"}, "keras.applications"),
+        ({"pooling": "median"}, "pooling"),
+        ({"units": 0}, "units"),
+        (
+            {"backbone": keras.Sequential([keras.layers.GlobalMaxPooling2D()])},
+            "feature map",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval_model(**arguments)
