@@ -118,6 +118,7 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         self.augment = augment
         self.seed = seed
         self.epoch = initial_epoch
+        self._begun = False
         self.unreadable: list[int] = []
         order = np.argsort(labels, kind="stable")
         order = order[labels[order] >= 0]
@@ -142,13 +143,20 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         """Return batch number `step` of the current epoch: images and labels."""
         return self.batch(self.epoch, step)
 
+    def on_epoch_begin(self):
+        """Note that an epoch has begun; Keras calls this."""
+        self._begun = True
+
     def on_epoch_end(self):
         """Go on to the next epoch; Keras calls this.
 
-        Keras also calls it once after drawing the batch with which it builds a model
-        that is not built yet: the epochs then count from 1.
+        Keras calls it once more when `fit` starts, before any epoch has begun: that
+        does not count. To be sure of the number whatever Keras does (on some backends
+        it draws a batch to build an unbuilt model), set `sampler.epoch` from a callback
+        at the beginning of each epoch.
         """
-        self.epoch += 1
+        self.epoch += self._begun
+        self._begun = False
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the images and labels of a batch, a function of (epoch, step)."""
