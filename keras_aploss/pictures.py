@@ -172,7 +172,7 @@ def _draw_group(
     left = _MARGIN * unit
     top = 14 * unit + pitch * (len(group) - 1) / 2
     _draw_tile(canvas, query.query, (left, top), size)
-    canvas.frame(_round_box(left, top, size), INK, 3 * unit)
+    canvas.frame(_round_box(left, top, size), INK, max(1, round(3 * unit)))
     name = shorten(query.name, 13 * unit, (_TILE + 8) * unit)
     middle = left + size / 2, top + (_TILE + 15) * unit
     canvas.text(middle, name, 13 * unit, anchor="mm")
@@ -196,7 +196,9 @@ def _draw_row(
         relevant = bool(ranking.relevant[rank])
         _draw_tile(canvas, ranking.results[rank], (left, top), size)
         color = GREEN if relevant else RED
-        canvas.frame(_round_box(left, top, size), color, 3 * unit, not relevant)
+        canvas.frame(
+            _round_box(left, top, size), color, max(1, round(3 * unit)), not relevant
+        )
         caption = f"{ranking.similarities[rank]:.2f}"
         _draw_mark(canvas, relevant, (left + 30 * unit, top + 111 * unit), unit)
         at = (left + 41 * unit, top + 111 * unit)

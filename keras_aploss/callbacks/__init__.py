@@ -1,0 +1,30 @@
+"""Callbacks that show, during `fit`, what the training is for.
+
+The loss is the AP of batches, smoothed. `RetrievalEvaluation` measures the exact mAP
+of held-out images after each epoch and hands it to the other callbacks;
+`RetrievalTensorBoard` draws what stands behind the number.
+
+Order matters: Keras passes one dictionary of logs down the list of callbacks, so the
+evaluation comes first. The recommended list:
+
+    evaluation = RetrievalEvaluation(test.images, test.labels)
+    callbacks = [
+        evaluation,  # adds val_map, val_recall_at_1 and val_map_at_r to the logs
+        keras.callbacks.ModelCheckpoint(
+            "best.keras", monitor="val_map", mode="max", save_best_only=True
+        ),
+        keras.callbacks.TensorBoard("logs"),
+        RetrievalTensorBoard("logs", evaluation, class_names=test.class_names),
+    ]
+
+`keras.callbacks.TensorBoard` strips the prefix: val_map is the tag `epoch_map` of the
+run `validation`, beside `epoch_loss` of the run `train`.
+"""
+
+from keras_aploss.callbacks.panels import (
+    choose_queries,
+    rank_queries,
+    similarity_histogram,
+)
+from keras_aploss.callbacks.retrieval_evaluation import RetrievalEvaluation, Snapshot
+from keras_aploss.callbacks.retrieval_tensorboard import RetrievalTensorBoard

@@ -1,0 +1,134 @@
+"""Exact retrieval metrics in the logs of `fit`.
+
+Dimension key: N images, D units.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_aploss.evaluation import RetrievalResult, embed, evaluate_leave_one_out
+
+
+class Snapshot(NamedTuple):
+    """What `RetrievalEvaluation` saw after an epoch.
+
+    Attributes:
+        epoch: Index of the epoch; one less than the first for the untrained model.
+        embeddings: Embeddings of all the images, (N, D).
+        result: Their exact leave-one-out evaluation.
+    """
+
+    epoch: int
+    embeddings: np.ndarray
+    result: RetrievalResult
+
+
+class RetrievalEvaluation(keras.callbacks.Callback):
+    """Measure exact retrieval metrics at the end of the epochs.
+
+    All images are embedded in inference mode, each queries all the others, and the
+    exact metrics are added to the logs as `val_map`, `val_recall_at_1` and
+    `val_map_at_r`. Put this callback before those that read them (ModelCheckpoint,
+    EarlyStopping, TensorBoard); the progress bar and the history show them, too.
+
+    An epoch that is skipped adds nothing to the logs, so ModelCheckpoint does not save
+    then, and EarlyStopping does not count it.
+
+    Args:
+        images: N images of classes not seen in training, an array or any sequence
+            such as `data.ImageFiles`, in the form that the model accepts.
+        labels: Integer labels, (N,); a negative one marks a distractor.
+        batch_size: Images embedded at once.
+        every: Evaluate after every so many epochs, and after the last.
+        evaluate_before: Also evaluate the model as it is before the first epoch.
+        prefix: Begin of the names of the logs.
+        workers: Threads that read the images.
+
+    Attributes:
+        last: The latest `Snapshot`, or `None`.
+        before: The `Snapshot` from before training, or `None`.
+
+    Example:
+    >>> images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), "uint8")
+    >>> labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    >>> layers = [keras.layers.Flatten(), keras.layers.UnitNormalization()]
+    >>> model = keras.Sequential([keras.Input((4, 4, 3)), *layers])
+    >>> evaluation = RetrievalEvaluation(images, labels)
+    >>> evaluation.set_model(model)
+    >>> sorted(evaluation.evaluate(epoch=0).result.metrics)[:2]
+    ['map', 'map_at_1']
+    """
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        labels: Sequence[int],
+        *,
+        batch_size: int = 64,
+        every: int = 1,
+        evaluate_before: bool = False,
+        prefix: str = "val_",
+        workers: int = 1,
+    ) -> None:
+        super().__init__()
+        self.images = images
+        self.labels = _check_labels(images, labels)
+        if every < 1:
+            raise ValueError(
+                f"Expected `every` to be at least 1. Received: every={every}."
+            )
+        self.batch_size = batch_size
+        self.every = every
+        self.evaluate_before = evaluate_before
+        self.prefix = prefix
+        self.workers = workers
+        self.last: Snapshot | None = None
+        self.before: Snapshot | None = None
+
+    def evaluate(self, epoch: int) -> Snapshot:
+        """Embed and evaluate the images with the model as it is; sets `last`."""
+        embeddings = embed(
+            self.model, self.images, batch_size=self.batch_size, workers=self.workers
+        )
+        result = evaluate_leave_one_out(embeddings, self.labels)
+        self.last = Snapshot(epoch, embeddings, result)
+        return self.last
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Forget the snapshots of an earlier `fit`."""
+        self.last = self.before = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Evaluate the untrained model, if asked to."""
+        if self.evaluate_before and self.before is None:
+            self.before = self.evaluate(epoch - 1)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Evaluate, and add the metrics to the logs."""
+        is_last = epoch + 1 == (self.params or {}).get("epochs")
+        if (epoch + 1) % self.every and not is_last:
+            return
+        metrics = self.evaluate(epoch).result.metrics
+        if logs is not None:
+            for name in ("map", "recall_at_1", "map_at_r"):
+                logs[self.prefix + name] = float(metrics[name])
+
+
+def _check_labels(images: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            "Expected `labels` to hold one integer per image. Received: "
+            f"labels.shape={labels.shape}, labels.dtype={labels.dtype}, "
+            f"len(images)={len(images)}."
+        )
+    _, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if not np.any(counts > 1):
+        raise ValueError(
+            "Expected a label that at least two images share: otherwise no query has "
+            f"a positive. Received: labels={labels}."
+        )
+    return labels

@@ -1,0 +1,322 @@
+import csv
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins import projector
+
+from keras_aploss import APLoss, GeneralizedMeanPooling2D
+from keras_aploss.callbacks import (
+    RetrievalEvaluation,
+    RetrievalTensorBoard,
+    choose_queries,
+    rank_queries,
+    similarity_histogram,
+)
+from keras_aploss.evaluation import embed, evaluate_leave_one_out
+
+CLASSES, PER_CLASS = 5, 4
+
+
+def make_images(seed=0):
+    """Noisy colours: one colour per class, so a model can learn them in seconds."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(CLASSES), PER_CLASS)
+    colors = rng.integers(0, 256, (CLASSES, 1, 1, 3))
+    noise = rng.normal(0, 60, (len(labels), 12, 12, 3))
+    return np.clip(colors[labels] + noise, 0, 255).astype("uint8"), labels
+
+
+def make_model(learning_rate=0.01):
+    keras.utils.set_random_seed(1)
+    layers = [
+        keras.Input((12, 12, 3)),
+        keras.layers.Rescaling(1 / 255),
+        keras.layers.Conv2D(8, 3, activation="relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.ReLU(),
+        GeneralizedMeanPooling2D(name="pooling"),
+        keras.layers.Dense(6),
+        keras.layers.UnitNormalization(),
+    ]
+    model = keras.Sequential(layers)
+    optimizer = keras.optimizers.Adam(learning_rate)
+    model.compile(optimizer, loss=APLoss(num_bins=10), jit_compile=False)
+    return model
+
+
+def train(model, callbacks, epochs=2, **kwargs):
+    images, labels = make_images()
+    return model.fit(
+        images, labels, batch_size=20, epochs=epochs, verbose=0,
+        callbacks=callbacks, **kwargs
+    )  # fmt: skip
+
+
+def expected_metrics(model):
+    images, labels = make_images(seed=1)
+    return evaluate_leave_one_out(embed(model, images), labels).metrics
+
+
+def test_logs_hold_the_exact_metrics_of_the_model_after_the_epoch():
+    model = make_model()
+    evaluation = RetrievalEvaluation(*make_images(seed=1), batch_size=7)
+    history = train(model, [evaluation], epochs=1).history
+    metrics = expected_metrics(model)
+    for name in ("map", "recall_at_1", "map_at_r"):
+        assert history[f"val_{name}"] == [pytest.approx(metrics[name], abs=1e-6)]
+    assert evaluation.last.epoch == 0
+    assert evaluation.last.embeddings.shape == (20, 6)
+
+
+def test_metrics_are_plain_floats_under_the_chosen_prefix():
+    seen = {}
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda _, logs: seen.update(logs)
+    )
+    evaluation = RetrievalEvaluation(*make_images(), prefix="holdout_")
+    train(make_model(), [evaluation, watch], epochs=1)
+    assert type(seen["holdout_map"]) is float
+    assert not any(name.startswith("val_") for name in seen)
+
+
+def test_every_skips_epochs_but_never_the_last():
+    evaluation = RetrievalEvaluation(*make_images(), every=2)
+    history = train(make_model(), [evaluation], epochs=5).history
+    assert len(history["loss"]) == 5
+    assert len(history["val_map"]) == 3
+    assert evaluation.last.epoch == 4
+
+
+def test_evaluation_before_training_is_of_the_untrained_model():
+    model = make_model()
+    untrained = expected_metrics(model)
+    evaluation = RetrievalEvaluation(*make_images(seed=1), evaluate_before=True)
+    train(model, [evaluation], epochs=5, initial_epoch=3)
+    assert evaluation.before.epoch == 2
+    assert evaluation.before.result.metrics == pytest.approx(untrained, abs=1e-6)
+    assert evaluation.last.epoch == 4
+    assert np.any(evaluation.last.embeddings != evaluation.before.embeddings)
+
+
+def test_evaluation_leaves_the_training_as_it_is():
+    alone, watched = make_model(), make_model()
+    train(alone, [])
+    train(watched, [RetrievalEvaluation(*make_images(seed=1), evaluate_before=True)])
+    for a, b in zip(alone.get_weights(), watched.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_model_checkpoint_keeps_the_best_map(tmp_path):
+    path = tmp_path / "best.keras"
+    model = make_model()
+    callbacks = [
+        RetrievalEvaluation(*make_images(seed=1)),
+        keras.callbacks.ModelCheckpoint(
+            path, monitor="val_map", mode="max", save_best_only=True
+        ),
+    ]
+    history = train(model, callbacks, epochs=4).history
+    best = expected_metrics(keras.models.load_model(path))["map"]
+    assert best == pytest.approx(max(history["val_map"]), abs=1e-6)
+
+
+def test_early_stopping_stops_on_map():
+    callbacks = [
+        RetrievalEvaluation(*make_images(seed=1)),
+        # Nothing improves by 2, so patience alone decides.
+        keras.callbacks.EarlyStopping("val_map", mode="max", min_delta=2, patience=2),
+    ]
+    assert len(train(make_model(), callbacks, epochs=9).history["val_map"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "kwargs", "message"),
+    [
+        ([0, 1, 2], {}, "at least two images share"),
+        ([-1, -1, 2], {}, "at least two images share"),
+        ([0, 0], {}, "one integer per image"),
+        ([0.0, 0.0, 1.0], {}, "one integer per image"),
+        ([0, 0, 1], {"every": 0}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(labels, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        RetrievalEvaluation(np.zeros((3, 4, 4, 3), "uint8"), labels, **kwargs)
+
+
+def dense_histogram(similarity, centers):
+    delta = centers[0] - centers[1]
+    similarity = np.clip(similarity, centers[-1], centers[0])
+    weight = np.maximum(1 - np.abs(similarity[:, None] - centers) / delta, 0)
+    return weight.sum(0)
+
+
+@pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.0, 1.0)])
+def test_histogram_equals_the_kernel_of_the_loss(limits):
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(30, 3))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    labels = np.append(rng.integers(0, 4, 25), [-1] * 5)
+    centers, positives, negatives = similarity_histogram(
+        embeddings, labels, num_bins=7, similarity_range=limits
+    )
+    similarity = embeddings @ embeddings.T
+    relevance = labels[:, None] == labels
+    other, query = ~np.eye(30, dtype=bool), (labels >= 0)[:, None]
+    expected = dense_histogram(similarity[relevance & other & query], centers)
+    np.testing.assert_allclose(positives, expected, atol=1e-3)
+    expected = dense_histogram(similarity[~relevance & query], centers)
+    np.testing.assert_allclose(negatives, expected, atol=1e-3)
+
+
+def test_histogram_of_many_images_uses_some_queries():
+    embeddings = np.tile([[1.0, 0.0]], (50, 1))
+    _, positives, _ = similarity_histogram(embeddings, np.zeros(50, int), max_queries=4)
+    assert positives.sum() == 4 * 49
+
+
+def test_queries_have_positives_and_spread_over_the_classes():
+    labels = np.array([-1, -1, 9, 3, 3, 5, 5, 5, 7, 7])
+    assert choose_queries(labels, 3).tolist() == [3, 5, 8]
+    assert choose_queries(labels, 5).tolist() == [3, 5, 8, 4, 6]
+    assert len(choose_queries(labels, 99)) == 7
+    assert labels[choose_queries(labels, 2)].tolist() == [3, 7]
+
+
+def test_rankings_are_in_order_and_leave_the_query_out():
+    angles = np.array([0.0, 0.1, 0.5, 0.2, 0.0])
+    embeddings = np.stack([np.cos(angles), np.sin(angles)], 1)
+    images = np.arange(5, dtype="uint8")[:, None, None, None] * np.ones(
+        (1, 4, 4, 3), "uint8"
+    )
+    ranking = rank_queries(
+        images, np.array([0, 0, 0, -1, 1]), embeddings, [0],
+        num_results=3, class_names=["bridge", "tower"],
+        average_precision=np.array([0.7, 1, 1, np.nan, np.nan]),
+    )[0]  # fmt: skip
+    assert [int(image[0, 0, 0]) for image in ranking.results] == [4, 1, 3]
+    assert ranking.relevant == [False, True, False]
+    assert ranking.similarities == pytest.approx(np.cos([0, 0.1, 0.2]))
+    assert (ranking.name, ranking.average_precision) == ("bridge", 0.7)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    log_dir = tmp_path_factory.mktemp("logs")
+    rate = keras.optimizers.schedules.PolynomialDecay(0.01, 3, end_learning_rate=0.0)
+    model = make_model(rate)
+    images, labels = make_images(seed=1)
+    labels[-3:] = -1
+    evaluation = RetrievalEvaluation(images, labels, evaluate_before=True)
+    callbacks = [
+        evaluation,
+        keras.callbacks.TensorBoard(log_dir),
+        RetrievalTensorBoard(
+            log_dir, evaluation, num_queries=3, num_results=4,
+            class_names=[f"class\t{label}" for label in range(CLASSES)],
+        ),
+    ]  # fmt: skip
+    train(model, callbacks, epochs=3)
+    return log_dir, model, evaluation
+
+
+def events(path):
+    sizes = {"tensors": 0, "images": 0}
+    return EventAccumulator(str(path), size_guidance=sizes).Reload()
+
+
+def values(accumulator, tag):
+    return {e.step: tf.make_ndarray(e.tensor_proto) for e in accumulator.Tensors(tag)}
+
+
+def test_event_files_hold_every_panel_at_every_epoch(run):
+    written = events(run[0] / "retrieval")
+    tags = {
+        "learning_rate", "gem_p/pooling", "similarity/positive", "similarity/negative",
+        "similarities", "rankings",
+    }  # fmt: skip
+    assert set(written.Tags()["tensors"]) == tags
+    for tag in tags:
+        assert sorted(values(written, tag)) == [-1, 0, 1, 2], tag
+
+
+def test_learning_rate_follows_its_schedule_and_p_the_layer(run):
+    written = events(run[0] / "retrieval")
+    rates = values(written, "learning_rate")
+    expected = {-1: 0.01, 0: 0.02 / 3, 1: 0.01 / 3, 2: 0.0}
+    assert {s: float(v) for s, v in rates.items()} == pytest.approx(expected, abs=1e-6)
+    exponents = values(written, "gem_p/pooling")
+    assert float(exponents[-1]) == 3.0
+    p = keras.ops.convert_to_numpy(run[1].get_layer("pooling").p)
+    assert float(exponents[2]) == pytest.approx(p.item())
+    assert p.item() != 3.0
+
+
+def test_histograms_have_the_bins_of_the_loss(run):
+    _, _, evaluation = run
+    bins = values(events(run[0] / "retrieval"), "similarity/positive")[2]
+    centers, positives, _ = similarity_histogram(
+        evaluation.last.embeddings, evaluation.labels, num_bins=10
+    )
+    np.testing.assert_allclose(bins[:, :2].mean(1)[::-1], centers, atol=1e-6)
+    np.testing.assert_allclose(bins[::-1, 2], positives, rtol=1e-5)
+    np.testing.assert_allclose(bins[1:, 0], bins[:-1, 1], atol=1e-6)
+
+
+def test_pictures_can_be_decoded(run):
+    written = events(run[0] / "retrieval")
+    for tag, least in (("rankings", (300, 500)), ("similarities", (300, 500))):
+        width, height, encoded = values(written, tag)[2]
+        picture = tf.io.decode_png(encoded).numpy()
+        assert picture.shape == (int(height), int(width), 3)
+        assert picture.shape[:2] > least
+        assert picture.std() > 5
+
+
+def test_keras_writes_the_metrics_beside(run):
+    written = events(run[0] / "validation")
+    logged = values(written, "epoch_map")
+    assert float(logged[2]) == pytest.approx(run[2].last.result.metrics["map"])
+
+
+def test_projector_files_fit_together(run):
+    directory = run[0] / "retrieval"
+    config = text_format.Parse(
+        (directory / "projector_config.pbtxt").read_text(), projector.ProjectorConfig()
+    )
+    names = [embedding.tensor_name for embedding in config.embeddings]
+    assert names == ["embeddings", "embeddings_before_training"]
+    snapshots = (run[2].last, run[2].before)
+    for embedding, snapshot in zip(config.embeddings, snapshots, strict=True):
+        tensors = np.loadtxt(directory / embedding.tensor_path, delimiter="\t")
+        np.testing.assert_allclose(tensors, snapshot.embeddings, atol=1e-5)
+        with open(directory / embedding.metadata_path, newline="") as file:
+            header, *rows = csv.reader(file, delimiter="\t")
+        assert header == ["class", "label", "AP"]
+        assert len(rows) == len(tensors)
+        assert rows[0][:2] == ["class 0", "0"]
+        assert rows[-1] == ["-1", "-1", ""]
+        width, height = embedding.sprite.single_image_dim
+        with Image.open(directory / embedding.sprite.image_path) as sprite:
+            assert sprite.size == (5 * width, 5 * height)
+
+
+def test_evaluation_must_belong_to_the_same_training(tmp_path):
+    evaluation = RetrievalEvaluation(*make_images())
+    with pytest.raises(ValueError, match="same list of callbacks"):
+        train(make_model(), [RetrievalTensorBoard(tmp_path, evaluation)])
+
+
+def test_a_loss_without_bins_is_drawn_in_those_of_the_paper(tmp_path):
+    model = make_model()
+    model.compile("sgd", loss=lambda y_true, y_pred: keras.ops.mean(y_pred, axis=1))
+    evaluation = RetrievalEvaluation(*make_images())
+    train(model, [RetrievalTensorBoard(tmp_path, evaluation), evaluation], epochs=2)
+    histograms = values(events(tmp_path / "retrieval"), "similarity/negative")
+    assert sorted(histograms) == [0, 1], "written although the order is wrong"
+    assert histograms[0].shape == (20, 3)
