@@ -101,12 +101,8 @@ class ImageFiles:
     """
 
     def __init__(self, paths, image_size: int, *, crop: bool = True):
-        if isinstance(paths, str | bytes | os.PathLike):
-            raise ValueError(
-                f"Expected a list of paths. Received: paths={paths!r}. Write [path]."
-            )
         _require_positive(image_size=image_size)
-        self.paths = [os.fspath(path) for path in paths]
+        self.paths = _as_list(paths)
         self.image_size = image_size
         self.crop = crop
 
@@ -119,7 +115,7 @@ class ImageFiles:
         if isinstance(key, slice):
             chosen = self.paths[key]
         else:
-            chosen = [self.paths[i] for i in np.arange(len(self))[np.asarray(key)]]
+            chosen = [self.paths[i] for i in np.arange(len(self))[key]]
         return ImageFiles(chosen, self.image_size, crop=self.crop)
 
     def load(self, *, workers: int | None = None, verbose: int = 0) -> np.ndarray:
@@ -177,7 +173,7 @@ def find_unreadable(
         [SkippedImage(path='nowhere.jpg', reason='the file does not exist')]
     """
     _require_positive(max_pixels=max_pixels, min_side=min_side)
-    paths = [os.fspath(path) for path in paths]
+    paths = _as_list(paths)
 
     def reason(path):
         return _reason_to_skip(path, max_pixels, min_side)
@@ -260,6 +256,14 @@ def _decoder_reason(error):
     """The sentence inside an error of a graph, which wraps it in a call stack."""
     lines = [line for line in error.message.splitlines() if "{{node" not in line]
     return lines[-1].removeprefix("assertion failed: ")
+
+
+def _as_list(paths):
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise ValueError(
+            f"Expected a list of paths. Received: paths={paths!r}. Write [path]."
+        )
+    return [os.fspath(path) for path in paths]
 
 
 def _require_positive(**arguments):

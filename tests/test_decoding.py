@@ -1,0 +1,350 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_aploss.data import decode_image, resize_image
+from keras_aploss.data.decoding import resize_shorter_side
+
+HEIGHT, WIDTH = 37, 53
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def decode(contents):
+    return decode_image(contents, max_pixels=1_000_000)
+
+
+def photo(height=HEIGHT, width=WIDTH):
+    """A smooth picture without any symmetry, plus a little noise."""
+    y, x = np.mgrid[0:height, 0:width] / [[[height]], [[width]]]
+    colours = np.stack([x, y**2, np.sin(4 * x * y) ** 2], axis=-1)
+    noise = np.random.default_rng(0).normal(0, 0.03, colours.shape)
+    return PIL.Image.fromarray(np.uint8(np.clip(colours + noise, 0, 1) * 255))
+
+
+def encode(picture, format_name, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def by_pillow(contents):
+    """The reference: upright, over white, RGB."""
+    picture = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(contents)))
+    if picture.mode == "I;16":  # Pillow's own conversion clips it to 255
+        return np.repeat(np.asarray(picture)[..., None] >> 8, 3, axis=-1)
+    if "A" in picture.mode or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = PIL.Image.new("RGBA", picture.size, "white")
+        picture = PIL.Image.alpha_composite(white, picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def assert_same_pixels(contents, tolerance=0):
+    expected = by_pillow(contents).astype(int)
+    for image in (decode(contents), decode_image(contents)):
+        assert image.dtype == tf.uint8
+        assert image.shape == expected.shape
+        assert np.abs(image.numpy() - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_is_decoded_to_the_pixels_of_pillow(subsampling, progressive):
+    contents = encode(
+        photo(), "JPEG", quality=85, subsampling=subsampling, progressive=progressive
+    )
+    assert_same_pixels(contents)
+
+
+def test_grey_and_cmyk_jpegs():
+    assert_same_pixels(encode(photo().convert("L"), "JPEG"))
+    assert_same_pixels(encode(photo().convert("CMYK"), "JPEG", quality=95), 12)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA"])
+def test_png_modes(mode):
+    picture = photo()
+    if "A" in mode:
+        picture.putalpha(photo().convert("L").rotate(180))
+    assert_same_pixels(encode(picture.convert(mode), "PNG"), 1 if "A" in mode else 0)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("transparency", [None, 0, bytes([0, 128])])
+def test_png_palettes(bits, transparency):
+    options = {} if transparency is None else {"transparency": transparency}
+    palette_picture = photo().quantize(2**bits)
+    assert_same_pixels(encode(palette_picture, "PNG", bits=bits, **options), 1)
+
+
+def png_chunk(name, body):
+    return (
+        struct.pack(">I", len(body))
+        + name
+        + body
+        + struct.pack(">I", zlib.crc32(name + body))
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_png_of_few_grey_levels_spans_black_to_white(bits):
+    levels = np.uint8(np.arange(8 * 16).reshape(8, 16) % 2**bits)
+    digits = (levels[..., None] >> np.arange(bits)[::-1]) & 1  # (8, 16, bits)
+    rows = np.packbits(digits.reshape(8, -1), axis=1)
+    scan_lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    contents = (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 8, bits, 0, 0, 0, 0))
+        + png_chunk(b"IDAT", zlib.compress(scan_lines))
+        + png_chunk(b"IEND", b"")
+    )
+    expected = np.repeat(levels[..., None] * (255 // (2**bits - 1)), 3, axis=-1)
+    np.testing.assert_array_equal(decode(contents), expected)
+
+
+def test_png_of_16_bits():
+    grey = np.uint16(np.linspace(0, 65535, HEIGHT * WIDTH)).reshape(HEIGHT, WIDTH)
+    assert_same_pixels(encode(PIL.Image.fromarray(grey), "PNG"), 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
+def test_bmp_modes(mode):
+    picture = photo().quantize(200) if mode == "P" else photo().convert(mode)
+    contents = encode(picture, "BMP")
+    image = decode(contents).numpy().astype(int)
+    expected = np.asarray(PIL.Image.open(io.BytesIO(contents)).convert("RGB"))
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_bmp_from_the_top_down_is_not_upside_down():
+    contents = bytearray(encode(photo(), "BMP"))
+    assert_same_pixels(bytes(contents))
+    contents[22:26] = struct.pack("<i", -HEIGHT)
+    np.testing.assert_array_equal(decode(bytes(contents)), np.asarray(photo())[::-1])
+
+
+def test_bmp_of_one_bit_is_refused_with_the_reason():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="8, 24 or 32 bits"):
+        decode(encode(photo().convert("1"), "BMP"))
+
+
+def test_gif_gives_its_first_frame():
+    first = photo().quantize(64)
+    others = [first.rotate(90), first.rotate(180)]
+    contents = encode(
+        first, "GIF", save_all=True, append_images=others, comment=b"c" * 700
+    )
+    assert PIL.Image.open(io.BytesIO(contents)).n_frames == 3
+    assert_same_pixels(contents)
+
+
+def test_gif_frames_after_the_first_are_never_looked_at():
+    contents = encode(photo().quantize(64), "GIF")
+    monster = b"\x2c" + struct.pack("<4HB", 0, 0, 65535, 65535, 0) + b"\x08\x01"
+    np.testing.assert_array_equal(
+        decode(contents[:-1] + monster + b";"), by_pillow(contents)
+    )
+
+
+def tiff_block(orientation, order, *, entries_before=2):
+    """A TIFF block whose only directory holds an orientation among other tags."""
+    other = struct.pack(order + "HHI4s", 0x010F, 2, 4, b"abc\0")
+    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    count = struct.pack(order + "H", entries_before + 1)
+    header = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    return header + count + other * entries_before + entry + bytes(4)
+
+
+def with_segments(*segments):
+    """A JPEG with segments (marker, body) put right behind its first marker."""
+    contents = encode(photo(), "JPEG", quality=90)
+    inserted = b"".join(
+        struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+        for marker, body in segments
+    )
+    return contents[:2] + inserted + contents[2:]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone_as_by_pillow(orientation, order):
+    block = tiff_block(orientation, order)
+    contents = with_segments((0xE1, b"Exif\0\0" + block))
+    assert PIL.Image.open(io.BytesIO(contents)).getexif()[0x0112] == orientation
+    assert_same_pixels(contents)
+    turned = orientation >= 5
+    assert decode(contents).shape == (
+        (WIDTH, HEIGHT) if turned else (HEIGHT, WIDTH)
+    ) + (3,)
+
+
+def test_exif_is_found_behind_other_segments_and_padding():
+    block = b"Exif\0\0" + tiff_block(6, ">", entries_before=30)
+    contents = with_segments(
+        (0xFE, b"a comment \xff\xda \xff\xe1 with markers inside"),
+        (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>"),
+        (0xE2, bytes(60_000)),
+        (0xE1, block),
+    )
+    assert_same_pixels(contents)
+    assert decode(contents).shape == (WIDTH, HEIGHT, 3)
+    padded = contents[:2] + b"\xff\xff" + contents[2:]
+    assert decode(padded).shape == (WIDTH, HEIGHT, 3)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        b"I",
+        b"II*\0",
+        b"XX" + tiff_block(6, "<")[2:],
+        b"IM" + tiff_block(6, "<")[2:],
+        tiff_block(6, "<").replace(b"*", b"+"),
+        tiff_block(0, "<"),
+        tiff_block(9, ">"),
+        tiff_block(65535, "<"),
+        tiff_block(6, "<")[:-8],  # the value lies outside the segment
+        b"II*\0" + struct.pack("<I", 0),
+        b"II*\0" + struct.pack("<I", 2**32 - 1) + bytes(40),
+        b"MM\0*" + struct.pack(">IH", 8, 65535) + bytes(40),
+    ],
+)
+def test_malformed_exif_means_upright(block):
+    contents = with_segments((0xE1, b"Exif\0\0" + block))
+    np.testing.assert_array_equal(
+        decode(contents), decode(encode(photo(), "JPEG", quality=90))
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=80), st.sampled_from([b"II*\0", b"MM\0*", b""]))
+def test_any_exif_block_leaves_the_image_decodable(block, start):
+    shape = decode(with_segments((0xE1, b"Exif\0\0" + start + block))).shape
+    assert sorted(shape) == sorted((HEIGHT, WIDTH, 3))
+
+
+FILES = {
+    "JPEG": with_segments((0xE1, b"Exif\0\0" + tiff_block(5, "<"))),
+    "PNG": encode(photo(), "PNG"),
+    "PNG palette": encode(photo().quantize(16), "PNG", transparency=3),
+    "GIF": encode(photo().quantize(32), "GIF"),
+    "BMP": encode(photo(), "BMP"),
+    "BMP palette": encode(photo().quantize(32), "BMP"),
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(sorted(FILES)),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6),
+    st.integers(0, 10_000),
+)
+def test_damaged_files_give_pixels_or_an_error_and_nothing_else(name, changes, end):
+    contents = bytearray(FILES[name])
+    for position, value in changes:
+        contents[position] = value
+    try:
+        image = decode(bytes(contents[:end] if end else contents))
+    except tf.errors.InvalidArgumentError:
+        return
+    assert image.dtype == tf.uint8
+    assert image.shape[2] == 3
+    assert np.prod(image.shape[:2]) <= 1_000_000
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.98])
+def test_truncated_files_are_errors(name, share):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(FILES[name][: int(len(FILES[name]) * share)])
+
+
+def enlarge(name, position, pattern, height, width):
+    contents = bytearray(FILES[name])
+    struct.pack_into(pattern, contents, position, width, height)
+    return bytes(contents)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        enlarge("PNG", 16, ">II", 30_000, 30_000),
+        enlarge("PNG", 16, ">II", 2**31, 2**31),
+        enlarge("JPEG", FILES["JPEG"].index(b"\xff\xc0") + 5, ">HH", 65_500, 65_500),
+        enlarge("GIF", FILES["GIF"].index(b"\x2c\0\0\0\0") + 5, "<HH", 60_000, 60_000),
+        enlarge("BMP", 18, "<ii", 2**31 - 1, 2**31 - 1),
+        enlarge("PNG", 16, ">II", 0, 7),
+    ],
+)
+def test_enormous_and_empty_images_are_refused_by_their_header(contents):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="header that declares"):
+        decode(contents)
+
+
+@pytest.mark.parametrize("name", ["TIFF", "WEBP", "PPM"])
+def test_other_formats_are_refused_with_advice(name):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Convert other formats"):
+        decode(encode(photo(), name))
+
+
+@pytest.mark.parametrize("contents", [b"", b"\0", b"\xff\xd8", b"hello " * 50])
+def test_bytes_that_are_no_image_are_refused(contents):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected the bytes of"):
+        decode_image(contents)
+
+
+def test_decoding_in_a_dataset_equals_eager_decoding():
+    dataset = tf.data.Dataset.from_tensor_slices(list(FILES.values())).map(decode_image)
+    for contents, image in zip(FILES.values(), dataset, strict=True):
+        np.testing.assert_array_equal(image, decode_image(contents))
+
+
+@pytest.mark.parametrize("image_size", [1, 16, 37, 64])
+@pytest.mark.parametrize("shape", [(37, 53), (90, 41), (200, 200)])
+def test_resize_agrees_with_pillow(shape, image_size):
+    picture = photo(*shape)
+    side, left, top = (
+        min(shape),
+        (shape[1] - min(shape)) // 2,
+        (shape[0] - min(shape)) // 2,
+    )
+    square = picture.crop((left, top, left + side, top + side))
+    expected = square.resize((image_size, image_size), PIL.Image.Resampling.BILINEAR)
+    resized = resize_image(np.asarray(picture), image_size)
+    assert resized.dtype == tf.uint8
+    assert resized.shape == (image_size, image_size, 3)
+    assert np.abs(resized.numpy().astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_resize_of_the_right_size_changes_nothing():
+    square = photo(64, 64)
+    np.testing.assert_array_equal(resize_image(np.asarray(square), 64), square)
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (1, 1), (2, 3)])
+def test_resize_of_extreme_shapes(shape):
+    image = np.full((*shape, 3), 77, np.uint8)
+    np.testing.assert_array_equal(resize_image(image, 48), np.full((48, 48, 3), 77))
+
+
+def test_shorter_side_keeps_the_aspect():
+    assert resize_shorter_side(np.zeros((30, 91, 3), np.uint8), 10).shape == (10, 30, 3)
+    assert resize_shorter_side(np.zeros((91, 30, 3), np.uint8), 60).shape == (
+        182,
+        60,
+        3,
+    )
+
+
+def test_shorter_side_of_a_strip_is_refused_with_advice():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="less elongated"):
+        resize_shorter_side(np.zeros((1, 5000, 3), np.uint8), 224)

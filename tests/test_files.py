@@ -1,0 +1,253 @@
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_aploss.data import (
+    ImageFiles,
+    SkippedImage,
+    decode_image,
+    find_unreadable,
+    load_image,
+    resize_image,
+)
+
+
+def photo(height=40, width=60, seed=0):
+    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(small).resize((width, height), PIL.Image.BICUBIC)
+
+
+def encode(picture, format_name, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def paths(tmp_path):
+    names = ["a.jpg", "b.PNG", "c.bmp", "d.gif", "e.jpeg"]
+    formats = ["JPEG", "PNG", "BMP", "GIF", "JPEG"]
+    for index, (name, format_name) in enumerate(zip(names, formats, strict=True)):
+        contents = encode(photo(40 + 8 * index, seed=index), format_name)
+        (tmp_path / name).write_bytes(contents)
+    return [tmp_path / name for name in names]
+
+
+def test_load_image_is_decode_then_resize(paths):
+    for path in paths:
+        expected = resize_image(decode_image(path.read_bytes()), 24)
+        image = load_image(path, 24)
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(image, expected)
+
+
+def test_load_image_keeps_the_aspect_without_crop(paths):
+    assert load_image(paths[0], 20, crop=False).shape == (20, 30, 3)
+
+
+def test_load_image_names_the_file_and_the_trouble(tmp_path):
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(encode(photo(), "JPEG")[:-200])
+    with pytest.raises(ValueError, match=r"cut\.jpg.*damaged.*truncated"):
+        load_image(path, 24)
+    strip = tmp_path / "strip.png"
+    strip.write_bytes(encode(photo(1, 5000), "PNG"))
+    assert load_image(strip, 24).shape == (24, 24, 3)
+    with pytest.raises(ValueError, match=r"strip\.png.*less elongated"):
+        load_image(strip, 224, crop=False)
+    with pytest.raises(FileNotFoundError):
+        load_image(tmp_path / "nowhere.jpg", 24)
+
+
+def test_image_files_behaves_as_a_sequence(paths):
+    files = ImageFiles(paths, 16)
+    assert len(files) == 5
+    assert files.paths == [str(path) for path in paths]
+    np.testing.assert_array_equal(files[np.int64(3)], load_image(paths[3], 16))
+    np.testing.assert_array_equal(files[-1], load_image(paths[4], 16))
+    with pytest.raises(IndexError):
+        files[5]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (slice(1, 4), [1, 2, 3]),
+        ([4, 0, 0], [4, 0, 0]),
+        (np.array([2, -1]), [2, 4]),
+        (np.array([True, False, False, True, False]), [0, 3]),
+        ([], []),
+    ],
+)
+def test_image_files_are_selected_lazily(paths, key, expected):
+    chosen = ImageFiles(paths, 16, crop=False)[key]
+    assert isinstance(chosen, ImageFiles)
+    assert chosen.paths == [str(paths[i]) for i in expected]
+    assert (chosen.image_size, chosen.crop) == (16, False)
+
+
+@pytest.mark.parametrize("workers", [1, 4, None])
+def test_loading_at_once_keeps_the_order(paths, workers):
+    files = ImageFiles(paths * 4, 16)
+    images = files.load(workers=workers)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images, np.stack([files[i] for i in range(20)]))
+    assert ImageFiles([], 16).load().shape == (0, 16, 16, 3)
+
+
+def test_loading_at_once_reports_progress_only_when_asked(paths, capsys):
+    ImageFiles(paths, 16).load()
+    assert capsys.readouterr().out == ""
+    ImageFiles(paths, 16).load(verbose=1)
+    assert "5/5" in capsys.readouterr().out
+
+
+def test_loading_at_once_names_a_bad_file(paths):
+    paths[2].write_bytes(b"BM nonsense")
+    with pytest.raises(ValueError, match=r"c\.bmp"):
+        ImageFiles(paths, 16).load()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ImageFiles("a.jpg", 16), r"Write \[path\]"),
+        (lambda: ImageFiles(["a.jpg"], 0), "image_size=0"),
+        (lambda: ImageFiles(["a.jpg"], 16.0), r"image_size=16\.0"),
+        (lambda: ImageFiles(["a.jpg"], 16, crop=False).load(), "crop=False"),
+        (lambda: load_image("a.jpg", -1), "image_size=-1"),
+        (lambda: find_unreadable(["a.jpg"], max_pixels=0), "max_pixels=0"),
+        (lambda: find_unreadable("a.jpg"), r"Write \[path\]"),
+    ],
+)
+def test_arguments_are_checked(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def huge_png(width, height):
+    contents = bytearray(encode(PIL.Image.new("RGB", (10, 10)), "PNG"))
+    struct.pack_into(">II", contents, 16, width, height)
+    struct.pack_into(">I", contents, 29, zlib.crc32(contents[12:29]))
+    return bytes(contents)
+
+
+def animation(format_name):
+    frames = [photo(seed=seed) for seed in range(3)]
+    return encode(frames[0], format_name, save_all=True, append_images=frames[1:])
+
+
+NOISE = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+BAD = {
+    "empty.jpg": (b"", "empty"),
+    "text.jpg": (b"<html>404 not found</html>" * 9, "not an image"),
+    "cut.jpg": (encode(photo(), "JPEG")[:-150], "truncated"),
+    "cut.png": (encode(PIL.Image.fromarray(NOISE), "PNG")[:-900], "truncated"),
+    "cut.gif": (encode(photo(), "GIF")[:-400], "truncated"),
+    "header.png": (encode(photo(), "PNG")[:20], "damaged"),
+    "bomb.png": (huge_png(30_000, 30_000), "more than 100,000,000 pixels"),
+    "large.png": (huge_png(12_000, 9_000), "declares 12000 x 9000"),
+    "moving.gif": (animation("GIF"), "animation"),
+    "moving.png": (animation("PNG"), "animation"),
+    "print.jpg": (encode(photo().convert("CMYK"), "JPEG"), "CMYK"),
+    "pixel.gif": (encode(photo(1, 1), "GIF"), "too small: 1 x 1"),
+    "scan.tiff": (encode(photo(), "TIFF"), "format is TIFF"),
+    "web.jpg": (encode(photo(), "WEBP"), "format is WEBP"),
+    "one_bit.bmp": (encode(photo().convert("1"), "BMP"), "TensorFlow can not decode"),
+}
+
+
+def test_every_bad_file_is_found_with_its_reason(tmp_path, paths):
+    for name, (contents, _) in BAD.items():
+        (tmp_path / name).write_bytes(contents)
+    (tmp_path / "folder.jpg").mkdir()
+    bad_paths = [str(tmp_path / name) for name in BAD]
+    others = [str(tmp_path / "folder.jpg"), str(tmp_path / "absent.jpg")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a file is judged, never warned of
+        found = find_unreadable([*paths[:2], *bad_paths, *paths[2:], *others])
+    assert [skipped.path for skipped in found] == bad_paths + others
+    for skipped, (_, expected) in zip(found, BAD.values(), strict=False):
+        assert isinstance(skipped, SkippedImage)
+        assert expected in skipped.reason
+        assert "\n" not in skipped.reason
+    assert found[-2].reason == "it is a folder"
+    assert found[-1].reason == "the file does not exist"
+
+
+def test_good_files_are_not_skipped(tmp_path, paths):
+    assert find_unreadable(paths) == []
+    assert find_unreadable([]) == []
+
+
+def test_a_picture_pair_of_a_phone_is_a_good_jpeg(tmp_path):
+    path = tmp_path / "phone.jpg"
+    pair = [photo(), photo(seed=1)]
+    path.write_bytes(encode(pair[0], "MPO", save_all=True, append_images=pair[1:]))
+    with PIL.Image.open(path) as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    assert find_unreadable([path]) == []
+    assert load_image(path, 24).shape == (24, 24, 3)
+
+
+def test_limits_are_arguments(paths):
+    assert len(find_unreadable(paths, max_pixels=40 * 60)) == 4
+    assert len(find_unreadable(paths, min_side=41)) == 1
+
+
+def test_progress_is_shown_only_when_asked(paths, capsys):
+    find_unreadable(paths)
+    assert capsys.readouterr().out == ""
+    find_unreadable(paths, verbose=1)
+    assert "5/5" in capsys.readouterr().out
+
+
+GOOD = [
+    encode(photo(), "JPEG"),
+    encode(photo(), "JPEG", progressive=True),
+    encode(photo(), "PNG"),
+    encode(photo().quantize(8), "PNG", transparency=1),
+    encode(photo(), "GIF"),
+    encode(photo(), "BMP"),
+    BAD["moving.gif"][0],
+    BAD["scan.tiff"][0],
+]
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.sampled_from(GOOD),
+    st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=8),
+    st.integers(0, 4000),
+)
+def test_a_file_that_passes_the_check_can_be_loaded(fuzz_path, good, changes, cut):
+    contents = bytearray(good)
+    for position, value in changes:
+        contents[position % len(contents)] = value
+    fuzz_path.write_bytes(contents[: len(contents) - cut % len(contents)])
+    found = find_unreadable([fuzz_path], min_side=1, max_pixels=100_000, workers=1)
+    if not found:
+        assert load_image(fuzz_path, 16).shape == (16, 16, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM"]),
+    st.binary(max_size=200),
+)
+def test_no_bytes_make_the_check_raise(fuzz_path, start, rest):
+    fuzz_path.write_bytes(start + rest)
+    (skipped,) = find_unreadable([fuzz_path], workers=1)
+    assert skipped.reason
+
+
+@pytest.fixture(scope="module")
+def fuzz_path(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz") / "image"
