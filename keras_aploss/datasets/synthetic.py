@@ -1,0 +1,65 @@
+"""The embedded data set: photographs of invented buildings, drawn in seconds."""
+
+import numpy as np
+
+from keras_aploss.datasets.image_set import ImageSet
+from keras_aploss.landmarks import landmark_views
+
+# Test landmarks are numbered from here: they stay the same however many one trains on.
+_FIRST_TEST_LANDMARK = 1_000_000
+
+
+def synthetic_landmarks(
+    num_landmarks: int = 200,
+    views_per_landmark: int = 10,
+    image_size: int = 64,
+    seed: int = 0,
+    *,
+    num_test_landmarks: int = 50,
+) -> tuple[ImageSet, ImageSet]:
+    """Draws photographs of invented buildings: a training and a test set.
+
+    A view depends on `seed`, its landmark and its own number only: a larger set extends
+    a smaller one, and the test set does not depend on `num_landmarks`.
+
+    Args:
+        num_landmarks: Landmarks of the training set.
+        views_per_landmark: Images of each landmark, in both sets.
+        image_size: Side of the images in pixels.
+        seed: Another seed builds another world.
+        num_test_landmarks: Landmarks of the test set, none of which is in the other.
+
+    Returns:
+        The pair (training set, test set), sorted by label.
+
+    Example:
+    >>> train, test = synthetic_landmarks(3, 4, num_test_landmarks=2)
+    >>> train.images.shape, test.labels.tolist()
+    ((12, 64, 64, 3), [3, 3, 3, 3, 4, 4, 4, 4])
+    """
+    counts = {
+        "num_landmarks": (num_landmarks, 1),
+        "views_per_landmark": (views_per_landmark, 1),
+        "image_size": (image_size, 16),
+        "seed": (seed, 0),
+        "num_test_landmarks": (num_test_landmarks, 1),
+    }
+    for name, (value, least) in counts.items():
+        if not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(
+                f"Expected an integer of at least {least}. Received: {name}={value!r}."
+            )
+    names = [f"train landmark {i:04d}" for i in range(num_landmarks)]
+    names += [f"test landmark {i:04d}" for i in range(num_test_landmarks)]
+
+    def draw(first_label, first_landmark, count):
+        landmarks = range(first_landmark, first_landmark + count)
+        views = [
+            landmark_views(seed, number, views_per_landmark, image_size)
+            for number in landmarks
+        ]
+        labels = np.repeat(np.arange(count, dtype="int64"), views_per_landmark)
+        return ImageSet(np.concatenate(views), labels + first_label, names)
+
+    test = draw(num_landmarks, _FIRST_TEST_LANDMARK, num_test_landmarks)
+    return draw(0, 0, num_landmarks), test
