@@ -20,7 +20,8 @@ def synthetic_landmarks(
     """Draws photographs of invented buildings: a training and a test set.
 
     A view depends on `seed`, its landmark and its own number only: a larger set extends
-    a smaller one, and the test set does not depend on `num_landmarks`.
+    a smaller one, and the test set does not depend on `num_landmarks`. The pixels are
+    the same in every run; other versions of Pillow may round a few of them otherwise.
 
     Args:
         num_landmarks: Landmarks of the training set.
