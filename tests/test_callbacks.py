@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
+from sklearn.metrics import average_precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins import projector
 
@@ -14,6 +15,7 @@ from keras_aploss.callbacks import (
     RetrievalEvaluation,
     RetrievalTensorBoard,
     choose_queries,
+    evaluate_embeddings,
     rank_queries,
     similarity_histogram,
 )
@@ -320,3 +322,23 @@ def test_a_loss_without_bins_is_drawn_in_those_of_the_paper(tmp_path):
     histograms = values(events(tmp_path / "retrieval"), "similarity/negative")
     assert sorted(histograms) == [0, 1], "written although the order is wrong"
     assert histograms[0].shape == (20, 3)
+
+
+def test_some_images_may_query_and_the_others_be_the_database():
+    rng = np.random.default_rng(3)
+    labels = np.array([0, 0, 0, 1, 1, 1, -1, -1])
+    embeddings = rng.normal(size=(8, 4))
+    queries = [0, 4, 5]
+    result = evaluate_embeddings(embeddings, labels, queries)
+    database = [1, 2, 3, 6, 7]
+    for query in queries:
+        expected = average_precision_score(
+            labels[database] == labels[query], embeddings[database] @ embeddings[query]
+        )
+        assert result.average_precision[query] == pytest.approx(expected)
+    assert np.isnan(result.average_precision[database]).all()
+    assert choose_queries(labels, 2, queries).tolist() == [0, 4]
+    images = np.zeros((8, 8, 8, 3), "uint8")
+    ranking = rank_queries(images, labels, embeddings, [0], database=database)[0]
+    assert len(ranking.results) == 5
+    assert sum(ranking.relevant) == 2

@@ -26,5 +26,9 @@ from keras_aploss.callbacks.panels import (
     rank_queries,
     similarity_histogram,
 )
-from keras_aploss.callbacks.retrieval_evaluation import RetrievalEvaluation, Snapshot
+from keras_aploss.callbacks.retrieval_evaluation import (
+    RetrievalEvaluation,
+    Snapshot,
+    evaluate_embeddings,
+)
 from keras_aploss.callbacks.retrieval_tensorboard import RetrievalTensorBoard

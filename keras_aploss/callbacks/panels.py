@@ -70,10 +70,12 @@ def similarity_histogram(
     return np.linspace(high, low, num_bins), counts[1], counts[0]
 
 
-def choose_queries(labels: np.ndarray, num_queries: int) -> np.ndarray:
+def choose_queries(
+    labels: np.ndarray, num_queries: int, candidates: Sequence[int] | None = None
+) -> np.ndarray:
     """Choose queries that have a positive, of as many classes as possible.
 
-    The choice depends on the labels alone, so pictures of different epochs and runs
+    Only `candidates` (numbers of images; None: all) are chosen from. The choice depends on the labels alone, so pictures of different epochs and runs
     can be compared.
 
     Example:
@@ -86,8 +88,10 @@ def choose_queries(labels: np.ndarray, num_queries: int) -> np.ndarray:
     turn = np.empty(len(labels), "int64")  # n-th image of its class
     turn[order] = np.arange(len(labels)) - (np.cumsum(counts) - counts)[inverse[order]]
     eligible = np.flatnonzero((counts[inverse] > 1) & (labels >= 0))
+    if candidates is not None:
+        eligible = np.intersect1d(eligible, candidates)
     eligible = eligible[np.lexsort((labels[eligible], turn[eligible]))]
-    firsts = eligible[turn[eligible] == 0]
+    firsts = eligible[np.unique(labels[eligible], return_index=True)[1]]
     if len(firsts) >= num_queries:
         return spread(firsts, num_queries)
     return eligible[:num_queries]
@@ -99,17 +103,19 @@ def rank_queries(
     embeddings: np.ndarray,
     queries: Sequence[int],
     *,
+    database: Sequence[int] | None = None,
     num_results: int = 10,
     average_precision: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
 ) -> list[Ranking]:
-    """Rank all other images for some queries, ready for `draw_rankings`.
+    """Rank the other images for some queries, ready for `draw_rankings`.
 
     Args:
         images: The N images, an array or any sequence such as `data.ImageFiles`.
         labels: Integer labels, (N,).
         embeddings: Unit-length embeddings, (N, D).
         queries: Indices of the images to use as queries.
+        database: Indices of the images to rank; by default all.
         num_results: Number of results K.
         average_precision: The AP of each of the N images, `RetrievalResult`'s.
         class_names: Label -> name.
@@ -125,8 +131,10 @@ def rank_queries(
     """
     queries, labels = np.asarray(queries), np.asarray(labels)
     embeddings = np.asarray(embeddings)
-    k = min(num_results + 1, len(labels))
-    indices, similarities = top_k(embeddings[queries], embeddings, k)
+    database = np.arange(len(labels)) if database is None else np.asarray(database)
+    k = min(num_results + 1, len(database))
+    indices, similarities = top_k(embeddings[queries], embeddings[database], k)
+    indices = database[indices]
     rankings = []
     for row, query in enumerate(queries):
         kept = np.flatnonzero(indices[row] != query)[:num_results]

@@ -3,13 +3,20 @@
 Dimension key: N images, D units.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_aploss.evaluation import RetrievalResult, embed, evaluate_leave_one_out
+from keras_aploss.evaluation import (
+    RetrievalResult,
+    embed,
+    evaluate_leave_one_out,
+    evaluate_query_database,
+    relevant_by_label,
+)
 
 
 class Snapshot(NamedTuple):
@@ -18,7 +25,8 @@ class Snapshot(NamedTuple):
     Attributes:
         epoch: Index of the epoch; one less than the first for the untrained model.
         embeddings: Embeddings of all the images, (N, D).
-        result: Their exact leave-one-out evaluation.
+        result: Their exact evaluation; its `average_precision` is `(N,)`, NaN for an
+            image that does not query.
     """
 
     epoch: int
@@ -26,11 +34,47 @@ class Snapshot(NamedTuple):
     result: RetrievalResult
 
 
+def evaluate_embeddings(
+    embeddings: np.ndarray,
+    labels: Sequence[int],
+    queries: Sequence[int] | None = None,
+) -> RetrievalResult:
+    """Evaluate one set of images, leave-one-out or as queries and database.
+
+    Args:
+        embeddings: `(N, D)`.
+        labels: `(N,)` integers.
+        queries: numbers of the images that query; the others are the database. None:
+            each image queries all the others.
+
+    Returns:
+        The exact result, with one AP per image, `(N,)`: NaN if it does not query or
+        has no positive.
+
+    Example:
+    >>> embeddings = np.array([[1.0, 0], [1, 0], [0, 1]])
+    >>> evaluate_embeddings(embeddings, [5, 5, 6], queries=[0]).average_precision
+    array([ 1., nan, nan])
+    """
+    if queries is None:
+        return evaluate_leave_one_out(embeddings, labels)
+    labels, queries = np.asarray(labels), np.asarray(queries)
+    database = np.setdiff1d(np.arange(len(labels)), queries)
+    result = evaluate_query_database(
+        embeddings[queries],
+        embeddings[database],
+        relevant_by_label(labels[queries], labels[database]),
+    )
+    precision = np.full(len(labels), np.nan)
+    precision[queries] = result.average_precision
+    return dataclasses.replace(result, average_precision=precision)
+
+
 class RetrievalEvaluation(keras.callbacks.Callback):
     """Measure exact retrieval metrics at the end of the epochs.
 
-    All images are embedded in inference mode, each queries all the others, and the
-    exact metrics are added to the logs as `val_map`, `val_recall_at_1` and
+    All images are embedded in inference mode, each queries all the others (or, with
+    `queries`, some query the rest), and the exact metrics are added to the logs as `val_map`, `val_recall_at_1` and
     `val_map_at_r`. Put this callback before those that read them (ModelCheckpoint,
     EarlyStopping, TensorBoard); the progress bar and the history show them, too.
 
@@ -41,6 +85,7 @@ class RetrievalEvaluation(keras.callbacks.Callback):
         images: N images of classes not seen in training, an array or any sequence
             such as `data.ImageFiles`, in the form that the model accepts.
         labels: Integer labels, (N,); a negative one marks a distractor.
+        queries: Numbers of the images that query, if the others are the database.
         batch_size: Images embedded at once.
         every: Evaluate after every so many epochs, and after the last.
         evaluate_before: Also evaluate the model as it is before the first epoch.
@@ -67,6 +112,7 @@ class RetrievalEvaluation(keras.callbacks.Callback):
         images: Sequence[np.ndarray],
         labels: Sequence[int],
         *,
+        queries: Sequence[int] | None = None,
         batch_size: int = 64,
         every: int = 1,
         evaluate_before: bool = False,
@@ -80,6 +126,7 @@ class RetrievalEvaluation(keras.callbacks.Callback):
             raise ValueError(
                 f"Expected `every` to be at least 1. Received: every={every}."
             )
+        self.queries = queries
         self.batch_size = batch_size
         self.every = every
         self.evaluate_before = evaluate_before
@@ -93,9 +140,16 @@ class RetrievalEvaluation(keras.callbacks.Callback):
         embeddings = embed(
             self.model, self.images, batch_size=self.batch_size, workers=self.workers
         )
-        result = evaluate_leave_one_out(embeddings, self.labels)
+        result = evaluate_embeddings(embeddings, self.labels, self.queries)
         self.last = Snapshot(epoch, embeddings, result)
         return self.last
+
+    @property
+    def database(self) -> np.ndarray | None:
+        """Numbers of the images that are ranked; None: all of them."""
+        if self.queries is None:
+            return None
+        return np.setdiff1d(np.arange(len(self.labels)), self.queries)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Forget the snapshots of an earlier `fit`."""

@@ -91,7 +91,9 @@ class RetrievalTensorBoard(keras.callbacks.Callback):
         self.loss = loss
         self.num_results = num_results
         self.class_names = class_names
-        self.queries = choose_queries(evaluation.labels, num_queries)
+        self.queries = choose_queries(
+            evaluation.labels, num_queries, evaluation.queries
+        )
         self._writer = None
         self._written: Snapshot | None = None
         self._thumbnail_size: int | None = None
@@ -162,6 +164,7 @@ class RetrievalTensorBoard(keras.callbacks.Callback):
             self.evaluation.labels,
             snapshot.embeddings,
             self.queries,
+            database=self.evaluation.database,
             num_results=self.num_results,
             average_precision=snapshot.result.average_precision,
             class_names=self.class_names,
