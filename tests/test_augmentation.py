@@ -90,7 +90,7 @@ def test_shrinking_does_not_shift_the_image(shape):
     box = (width / 2, height / 2, width, height)
     view = resample_crop(where_it_came_from(*shape), box, 0.0, 16).astype(float)
     middles = np.arange(16) + 0.5
-    # Pillow rounds down, twice; the last pixel may average a block that the border cuts.
+    # Pillow rounds down, twice; the border may cut the block of the last pixel.
     np.testing.assert_allclose(
         view[:-1, 3, 0], (middles * height / 16 - 0.5)[:-1], atol=1.5
     )
