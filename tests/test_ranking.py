@@ -81,7 +81,7 @@ def test_equals_the_definitions(case):
 
 
 @pytest.mark.parametrize("decimals", [1, 6])
-@pytest.mark.parametrize("num_positives", [1, 20, 64, 65, 150])
+@pytest.mark.parametrize("num_positives", [1, 20, 32, 33, 150])
 def test_step_ap_equals_scikit_learn(num_positives, decimals):
     """With ties and without, and with both ways of counting."""
     rng = np.random.default_rng([num_positives, decimals])
@@ -92,6 +92,23 @@ def test_step_ap_equals_scikit_learn(num_positives, decimals):
         average_precision_score(*row) for row in zip(relevance, similarity, strict=True)
     ]
     np.testing.assert_allclose(average_precision(similarity, relevance), expected)
+
+
+@hypothesis.given(st.data(), st.sampled_from([np.float16, np.float32, np.float64]))
+@hypothesis.settings(deadline=None, max_examples=150)
+def test_many_positives_among_close_and_extreme_values(data, dtype):
+    """The bins change nothing, wherever their edges fall."""
+    limit = float(np.finfo(dtype).max)
+    values = st.sampled_from(
+        [*np.linspace(-1, 1, 7), 0.1, np.nextafter(dtype(0.1), dtype(1)), -limit, limit]
+    )
+    chosen = data.draw(st.lists(values, min_size=1, max_size=4))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    similarity = rng.choice(np.array(chosen, dtype), (1, 90))
+    relevance = rng.permuted(np.arange(90) < 45)[None]
+    expected = brute_force(similarity[0], relevance[0], np.zeros(90))
+    metrics = evaluate_similarity(similarity, relevance, ks=KS).metrics
+    assert metrics == pytest.approx({name: expected[name] for name in metrics})
 
 
 def test_by_hand():
