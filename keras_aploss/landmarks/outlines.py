@@ -61,9 +61,18 @@ OUTLINES = {
 }
 
 
+def _scale(colour, red_gain, green_gain, blue_gain):
+    red, green, blue = colour
+    return (
+        min(255, int(red * red_gain)),
+        min(255, int(green * green_gain)),
+        min(255, int(blue * blue_gain)),
+    )
+
+
 def shade(colour, factor):
     """Make a colour darker (`factor` below 1) or lighter."""
-    return tuple(min(255, int(c * factor)) for c in colour)
+    return _scale(colour, factor, factor, factor)
 
 
 def mix(colour, other, amount):
@@ -101,13 +110,15 @@ class Canvas:
 
     def polygon(self, points, colour):
         """Paint a polygon given by its points (x, y)."""
-        size, (red, green, blue) = self._size, colour
-        lit = (red * self._light[0], green * self._light[1], blue * self._light[2])
-        ink = tuple(min(255, int(gain)) for gain in lit)
-        self._draw.polygon([(x * size, y * size) for x, y in points], ink)
+        size = self._size
+        self._draw.polygon([(x * size, y * size) for x, y in points], self._ink(colour))
 
     def stamp(self, outline, left, bottom, width, height, colour):
         """Paint an outline stretched over the box that stands on `bottom`."""
-        outline = OUTLINES[outline]
-        points = [(left + u * width, bottom - v * height) for u, v in outline]
-        self.polygon(points, colour)
+        size = self._size
+        x, y, width, height = left * size, bottom * size, width * size, height * size
+        points = [(x + u * width, y - v * height) for u, v in OUTLINES[outline]]
+        self._draw.polygon(points, self._ink(colour))
+
+    def _ink(self, colour):
+        return _scale(colour, *self._light)

@@ -50,7 +50,7 @@ def paint_sky(rng, weather, side):
             dx, dy, wide = rng.uniform((0, 0, 0.1), (0.18, 0.03, 0.24))
             canvas.stamp("disc", x + dx, y + dy, wide, 0.35 * wide, colour)
     image = image.filter(ImageFilter.BoxBlur(1))
-    image = image.resize((side, side), Image.Resampling.BICUBIC)
+    image = image.resize((side, side), Image.Resampling.BILINEAR)
     if night:
         for x, y in rng.uniform(0, (1, 0.5), (14, 2)):
             Canvas(image).stamp("box", x, y, 0.008, 0.008, (226, 226, 240))

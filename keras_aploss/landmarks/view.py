@@ -9,6 +9,8 @@ Space: x to the right, y downwards, z away from the camera, 0 on the facade's pl
 Dimension key: S: `image_size`, P: points, V: views.
 """
 
+import functools
+
 import numpy as np
 from PIL import Image, ImageFilter
 
@@ -124,8 +126,8 @@ def _develop(image, rng):
     return np.uint8(np.clip(pixels, 0, 255))  # (S, S, 3)
 
 
-def _draw_view(mark, fronts, rng, image_size):
-    """Draw one photograph; `fronts` are the facades by day and by night."""
+def _draw_view(mark, front_at, rng, image_size):
+    """Draw one photograph; `front_at(night)` is the facade by day or by night."""
     night = rng.random() < 0.08
     weather = NIGHT if night else WEATHERS[rng.integers(len(WEATHERS))]
     sun, side = rng.uniform(-1, 1), 2 * image_size
@@ -139,7 +141,7 @@ def _draw_view(mark, fronts, rng, image_size):
     _paint_shadow(canvas, mark, project, ground, sun)
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], float)
     target = project(np.column_stack([corners, np.zeros(4)])) * side
-    front = fronts[night].transform(
+    front = front_at(night).transform(
         image.size,
         Image.Transform.PERSPECTIVE,
         _homography(corners * side, target),
@@ -151,13 +153,17 @@ def _draw_view(mark, fronts, rng, image_size):
 
 
 def _light(image, gains):
-    tables = [np.minimum(np.arange(256) * gain, 255).astype(int) for gain in gains]
-    return image.convert("RGB").point(np.concatenate(tables).tolist())
+    red, green, blue = gains
+    matrix = (red, 0, 0, 0, 0, green, 0, 0, 0, 0, blue, 0)
+    return image.convert("RGB").convert("RGB", matrix)
 
 
-def _night_front(mark, day, size):
-    """Darken a facade, except for the windows in which lamps burn."""
-    lit, day = np.asarray(draw_facade(mark, size, lit=True)), np.asarray(day)
+def _draw_front(mark, size, night):
+    """Paint the facade; by night all is dark but the windows in which lamps burn."""
+    front = draw_facade(mark, size)
+    if not night:
+        return front
+    lit, day = np.asarray(draw_facade(mark, size, lit=True)), np.asarray(front)
     glow = (lit != day).any(axis=-1, keepdims=True)
     dark = np.uint8(day * (*NIGHT[2], 1.0))
     return Image.fromarray(np.where(glow, lit, dark))
@@ -179,11 +185,10 @@ def landmark_views(seed: int, number: int, count: int, image_size: int) -> np.nd
     >>> landmark_views(seed=0, number=3, count=2, image_size=64).shape
     (2, 64, 64, 3)
     """
-    mark, side = describe_landmark(seed, number), 2 * image_size
-    day = draw_facade(mark, side)
-    fronts = (day, _night_front(mark, day, side))
+    mark = describe_landmark(seed, number)
+    front_at = functools.cache(functools.partial(_draw_front, mark, 2 * image_size))
     views = np.empty((count, image_size, image_size, 3), np.uint8)
     for view in range(count):
         rng = np.random.default_rng([seed, number, view])
-        views[view] = _draw_view(mark, fronts, rng, image_size)
+        views[view] = _draw_view(mark, front_at, rng, image_size)
     return views
