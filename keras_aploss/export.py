@@ -1,0 +1,244 @@
+"""A trained model as a SavedModel that takes the bytes of image files.
+
+A server that receives arrays leaves decoding, turning and resizing to every client,
+and each does it a little differently from training. Here they are part of the graph:
+a client sends a file as it is. Nothing of Python, Keras or this package is needed to
+load the result: TensorFlow Serving, or a C program, runs it.
+
+```
+embeddings/            the path given here, `--model_base_path` of the server
+    1/                 a version; the server takes the highest
+        saved_model.pb
+        variables/
+    2/
+```
+
+An image that can not be decoded must not be guessed at, and one among a hundred must
+be named. A TensorFlow graph has no `try`; only the datasets of `tf.data` can drop an
+element that fails. So a batch is decoded as a dataset of numbered files, and the
+numbers that are missing at its end are the bad ones. That costs some milliseconds a
+call, once.
+
+Dimension key: B files or images in a batch, H, W height and width, S `image_size`,
+D size of the embedding.
+"""
+
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_aploss.data import MAX_PIXELS, decode_image, resize_image
+
+_DECODERS = 2  # files decoded at once within a call; the server runs several calls
+
+
+def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
+    """Decodes and resizes a batch of image files, or says which ones are bad.
+
+    Args:
+        image_bytes: (B,) string tensor, the bytes of B image files. B may be 0.
+        image_size: side of the images that the model expects.
+        max_pixels: refuse files that declare more pixels.
+
+    Returns:
+        A `uint8` tensor of shape (B, image_size, image_size, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: the message lists the positions in the batch
+            of all files that can not be decoded.
+
+    Example:
+        >>> png = tf.io.encode_png(tf.zeros([40, 60, 3], tf.uint8))
+        >>> decode_batch(tf.stack([png, png]), 32).shape
+        TensorShape([2, 32, 32, 3])
+    """
+    image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
+    size = tf.size(image_bytes, tf.int64)
+
+    def read(index, contents):
+        image = decode_image(contents, max_pixels=max_pixels)
+        return index, resize_image(image, image_size)
+
+    # Without an element a dataset has no batch: a last one is there in any case.
+    blank = tf.zeros([image_size, image_size, 3], tf.uint8)
+    last = tf.data.Dataset.from_tensors((size, blank))
+    files = tf.data.Dataset.from_tensor_slices(image_bytes).enumerate()
+    readable = files.map(read, num_parallel_calls=_DECODERS, deterministic=True)
+    readable = readable.ignore_errors(log_warning=True)
+    batch = readable.concatenate(last).batch(size + 1)
+    indices, images = batch.get_single_element()
+    unreadable = tf.sets.difference(tf.range(size)[None], indices[None]).values
+    check = tf.debugging.Assert(
+        tf.equal(tf.size(unreadable), 0),
+        [
+            "Expected readable JPEG, PNG, GIF or BMP files of at most "
+            f"{max_pixels} pixels. Received unreadable bytes in `image_bytes` at "
+            "the positions (from 0)",
+            unreadable,
+            "of a batch of",
+            size,
+            "The log of the server has the reasons. Send the other files again.",
+        ],
+        summarize=32,
+    )
+    with tf.control_dependencies([] if check is None else [check]):
+        return images[:-1]  # (B, S, S, 3)
+
+
+def export_saved_model(
+    model: keras.Model,
+    path,
+    *,
+    image_size: int,
+    version: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> pathlib.Path:
+    """Writes a model as a new version of a SavedModel that takes image files.
+
+    The signatures:
+
+    * `serving_default`: `image_bytes`, a (B,) string tensor of JPEG, PNG, GIF or BMP
+      files of any size, gives `embedding`, a (B, D) `float32` tensor. Over REST the
+      bytes travel in base64, which the server undoes for names in `_bytes`.
+    * `images`: `images`, a (B, H, W, 3) `float32` tensor with values from 0 to 255,
+      gives `embedding` too: for clients that have decoded images.
+
+    The version appears under `path` complete or not at all: a server that watches
+    the folder never meets half a model.
+
+    Args:
+        model: (B, H, W, 3) images from 0 to 255 in, unit-length embeddings out.
+        path: the folder of all versions, created if need be.
+        image_size: side of the square to which files are resized.
+        version: number of the new version. By default one more than the highest.
+        max_pixels: refuse files that declare more pixels than this.
+
+    Returns:
+        The folder of the version.
+
+    Raises:
+        ValueError: the model does not map images to unit-length embeddings, or the
+            version exists.
+        RuntimeError: Keras does not run on TensorFlow.
+    """
+    _require_tensorflow()
+    _require_integer(image_size=image_size, max_pixels=max_pixels)
+    _require_embeddings(model, image_size)
+    path = pathlib.Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    if version is not None:
+        _require_integer(version=version)
+        _require_new(path, version)
+    # A sibling with a name that is no number, which servers pass over.
+    with tempfile.TemporaryDirectory(dir=path, prefix=".unfinished-") as unfinished:
+        complete = pathlib.Path(unfinished) / "model"
+        _write(model, complete, image_size, max_pixels)
+        return _publish(complete, path, version)
+
+
+def _write(model, path, image_size, max_pixels):
+    units = model.outputs[0].shape[1]
+
+    def embed(images):
+        # Fused convolutions of TensorFlow fail on a batch of no images.
+        embedding = tf.cond(
+            tf.shape(images)[0] > 0,
+            lambda: tf.cast(model(images, training=False), tf.float32),
+            lambda: tf.zeros([0, units]),
+        )
+        return {"embedding": tf.ensure_shape(embedding, [None, units])}  # (B, D)
+
+    def embed_files(image_bytes):
+        images = decode_batch(image_bytes, image_size, max_pixels=max_pixels)
+        return embed(tf.cast(images, tf.float32))
+
+    files = tf.TensorSpec([None], tf.string, name="image_bytes")
+    pixels = tf.TensorSpec([None, *model.inputs[0].shape[1:]], name="images")
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serving_default", embed_files, input_signature=[files])
+    archive.add_endpoint("images", embed, input_signature=[pixels])
+    archive.write_out(str(path), verbose=False)
+
+
+def _publish(complete, path, version):
+    """Gives a finished folder its number in one step, before anyone else takes it."""
+    if version is not None:
+        _require_new(path, version)
+        return complete.rename(path / str(version))
+    while True:
+        number = max(_versions(path), default=0) + 1
+        try:
+            return complete.rename(path / str(number))
+        except OSError:
+            # Another export took the number in between; any other trouble is real.
+            if number not in _versions(path):
+                raise
+
+
+def _versions(path):
+    """The numbers of the versions in a folder. Servers read 007 as 7."""
+    names = [child.name for child in path.iterdir()]
+    return {int(name) for name in names if name.isdecimal()}
+
+
+def _require_new(path, version):
+    if version in _versions(path):
+        raise ValueError(
+            f"Expected a version that does not exist in {path}. Received: "
+            f"version={version}. A server may be using it: leave `version` out for "
+            "the next one, or remove the folder first."
+        )
+
+
+def _require_tensorflow():
+    backend = keras.config.backend()
+    if backend != "tensorflow":
+        raise RuntimeError(
+            "Expected Keras to run on TensorFlow, the only backend that writes a "
+            f"SavedModel which decodes images. Received: backend={backend!r}. Save the "
+            "model with `model.save('model.keras')`, then load it with "
+            "`keras.saving.load_model` in a process started with "
+            "KERAS_BACKEND=tensorflow and export it there."
+        )
+
+
+def _require_integer(**arguments):
+    for name, value in arguments.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(
+                f"Expected a positive integer. Received: {name}={value!r}."
+            )
+
+
+def _require_embeddings(model, image_size):
+    """Checks the shapes of a model, and by a trial the length of its embeddings."""
+    inputs, outputs = (
+        getattr(model, name, None) or [] for name in ("inputs", "outputs")
+    )
+    shape = tuple(inputs[0].shape) if len(inputs) == 1 else ()
+    fits = len(shape) == 4 and shape[1] in (None, image_size)
+    fits = fits and shape[2] in (None, image_size) and shape[3] == 3
+    if not fits:
+        raise ValueError(
+            "Expected a built model with one input of shape (B, H, W, 3) that accepts "
+            f"image_size={image_size}. Received: inputs="
+            f"{[tuple(tensor.shape) for tensor in inputs]}."
+        )
+    if len(outputs) != 1 or len(outputs[0].shape) != 2:
+        raise ValueError(
+            "Expected a model with one output of shape (B, D). Received: outputs="
+            f"{[tuple(tensor.shape) for tensor in outputs]}."
+        )
+    noise = np.random.default_rng(0).uniform(0, 255, (1, image_size, image_size, 3))
+    embedding = model(noise.astype(np.float32), training=False)
+    length = float(np.linalg.norm(keras.ops.convert_to_numpy(embedding)))
+    if not abs(length - 1) < 0.01:  # a NaN is not near 1 either
+        raise ValueError(
+            "Expected embeddings of unit length. Received: an embedding of length "
+            f"{length:.3g} for an image of noise. End the model with "
+            "`keras.layers.UnitNormalization()`."
+        )

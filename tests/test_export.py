@@ -1,0 +1,332 @@
+import io
+import json
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import sysconfig
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from keras_aploss.data import load_image
+from keras_aploss.export import decode_batch, export_saved_model
+
+SIZE, UNITS = 24, 8
+C_PROGRAM = pathlib.Path(__file__).parent / "serve_saved_model.c"
+
+
+def small_model(image_shape=(None, None, 3), normalize=True):
+    keras.utils.set_random_seed(3)
+    images = keras.Input(image_shape)
+    x = keras.layers.Rescaling(1 / 127.5, -1)(images)
+    x = keras.layers.Conv2D(16, 5, strides=2, activation="relu")(x)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(0.5)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(UNITS)(x)
+    if normalize:
+        x = keras.layers.UnitNormalization()(x)
+    return keras.Model(images, x)
+
+
+def map_of_embeddings():
+    images = keras.Input((None, None, 3))
+    return keras.Model(images, keras.layers.Conv2D(UNITS, 3)(images))
+
+
+def encode(picture, format_name, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def photo(height, width, seed):
+    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(small).resize((width, height), PIL.Image.BICUBIC)
+
+
+def turned_photo():
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    return encode(photo(40, 70, 0), "JPEG", exif=exif)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Image files of several formats, sizes and orientations."""
+    folder = tmp_path_factory.mktemp("files")
+    glass = photo(30, 30, 4)
+    glass.putalpha(128)
+    contents = {
+        "turned.jpg": turned_photo(),
+        "plain.jpg": encode(photo(64, 48, 1), "JPEG", subsampling="4:2:0"),
+        "glass.png": encode(glass, "PNG"),
+        "palette.png": encode(photo(33, 50, 2).quantize(16), "PNG", bits=4),
+        "first.gif": encode(photo(50, 33, 3), "GIF"),
+        "small.bmp": encode(photo(12, 15, 5), "BMP"),
+    }
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return [folder / name for name in contents]
+
+
+@pytest.fixture(scope="module")
+def expected(model, files):
+    """What Keras makes of the files."""
+    images = np.stack([load_image(path, SIZE) for path in files])
+    return model.predict(images, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    return export_saved_model(
+        model, tmp_path_factory.mktemp("exported") / "embeddings", image_size=SIZE
+    )
+
+
+@pytest.fixture(scope="module")
+def served(exported):
+    return tf.saved_model.load(str(exported)).signatures
+
+
+def request(*files):
+    return tf.constant([path.read_bytes() for path in files], tf.string)
+
+
+def test_files_are_embedded_as_by_keras(served, files, expected):
+    assert np.ptp(expected, axis=0).max() > 0.05  # the images do differ
+    together = served["serving_default"](image_bytes=request(*files))["embedding"]
+    assert together.dtype == tf.float32
+    np.testing.assert_allclose(together, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    for path, row in zip(files, expected, strict=True):
+        alone = served["serving_default"](image_bytes=request(path))["embedding"]
+        np.testing.assert_allclose(alone, row[None], atol=1e-5)
+
+
+def test_decoded_images_are_embedded_as_by_keras(served, files, expected):
+    images = np.stack([load_image(path, SIZE) for path in files]).astype("float32")
+    np.testing.assert_allclose(
+        served["images"](images=images)["embedding"], expected, atol=1e-5
+    )
+
+
+def test_the_signatures_are_as_documented(served):
+    assert sorted(served) == ["images", "serving_default"]
+    (files,) = served["serving_default"].structured_input_signature[1].values()
+    assert (files.name, files.dtype, files.shape.as_list()) == (
+        "image_bytes",
+        tf.string,
+        [None],
+    )
+    for signature in served.values():
+        assert list(signature.structured_outputs) == ["embedding"]
+        assert signature.structured_outputs["embedding"].shape.as_list() == [
+            None,
+            UNITS,
+        ]
+
+
+def test_an_empty_batch_gives_no_embeddings(served):
+    empty = tf.constant([], tf.string)
+    response = served["serving_default"](image_bytes=empty)
+    assert response["embedding"].shape == (0, UNITS)
+    assert decode_batch(empty, SIZE).shape == (0, SIZE, SIZE, 3)
+    images = np.zeros((0, SIZE, SIZE, 3), "float32")
+    assert served["images"](images=images)["embedding"].shape == (0, UNITS)
+
+
+def bomb():
+    contents = bytearray(encode(PIL.Image.new("RGB", (8, 8)), "PNG"))
+    struct.pack_into(">II", contents, 16, 30_000, 30_000)
+    return bytes(contents)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"",
+        b"\xff\xd8\xff\xe0 nonsense",
+        b"<html>not found</html>",
+        turned_photo()[:-300],
+        bomb(),
+        encode(photo(20, 20, 0), "TIFF"),
+    ],
+    ids=["empty", "header", "html", "truncated", "bomb", "tiff"],
+)
+def test_bad_bytes_are_an_error_that_names_them(served, files, expected, bad):
+    good = files[1].read_bytes()
+    batch = tf.constant([good, good, bad, good, bad])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"positions.*\[2 4\]"):
+        served["serving_default"](image_bytes=batch)
+    # The server lives on.
+    again = served["serving_default"](image_bytes=tf.constant([good]))
+    np.testing.assert_allclose(again["embedding"], expected[1:2], atol=1e-5)
+
+
+def test_files_over_the_limit_of_pixels_are_refused(files):
+    batch, decode = request(*files), tf.function(decode_batch)
+    assert decode(batch, SIZE, max_pixels=64 * 48).shape[0] == len(files)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 3071.*\[1\]"):
+        decode(batch, SIZE, max_pixels=64 * 48 - 1)
+
+
+def test_versions_count_up_and_are_never_overwritten(model, tmp_path):
+    path = tmp_path / "new" / "embeddings"
+    assert export_saved_model(model, path, image_size=SIZE) == path / "1"
+    assert export_saved_model(model, path, image_size=SIZE, version=12) == path / "12"
+    (path / "notes").mkdir()
+    (path / "0014").mkdir()
+    assert export_saved_model(model, str(path), image_size=SIZE) == path / "15"
+    for taken in (12, 14):
+        with pytest.raises(ValueError, match=f"version={taken}"):
+            export_saved_model(model, path, image_size=SIZE, version=taken)
+    names = sorted(child.name for child in path.iterdir())
+    assert names == ["0014", "1", "12", "15", "notes"]
+
+
+def test_a_server_never_sees_half_a_version(model, tmp_path, monkeypatch):
+    archive = type(keras.export.ExportArchive())  # a class of its own per backend
+    write_out = archive.write_out
+    seen = []
+
+    def watched(self, *args, **kwargs):
+        write_out(self, *args, **kwargs)
+        seen.append([child.name for child in tmp_path.iterdir()])
+        if len(seen) == 2:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(archive, "write_out", watched)
+    export_saved_model(model, tmp_path, image_size=SIZE)
+    with pytest.raises(OSError, match="disk full"):
+        export_saved_model(model, tmp_path, image_size=SIZE)
+    assert not any(name.isdecimal() for name in seen[0])
+    assert [name for name in seen[1] if name.isdecimal()] == ["1"]
+    assert [child.name for child in tmp_path.iterdir()] == ["1"]
+    readable_by_others = (tmp_path / "1").stat().st_mode & 0o055
+    assert readable_by_others == tmp_path.joinpath("1/variables").stat().st_mode & 0o055
+
+
+def test_exporting_prints_nothing(model, tmp_path, capfd):
+    export_saved_model(model, tmp_path, image_size=SIZE)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 0}, "image_size=0"),
+        ({"version": 0}, "version=0"),
+        ({"version": "1"}, "version='1'"),
+        ({"max_pixels": -1}, "max_pixels=-1"),
+        ({"model": keras.Sequential()}, "Expected a built model"),
+        ({"model": small_model((32, 32, 3))}, "accepts image_size=24"),
+        ({"model": small_model((None, None, 1))}, "one input"),
+        ({"model": small_model(normalize=False)}, "unit length"),
+        ({"model": map_of_embeddings()}, "one output"),
+    ],
+)
+def test_arguments_are_checked(model, tmp_path, arguments, message):
+    arguments = {"model": model, "path": tmp_path, "image_size": SIZE, **arguments}
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(**arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_backends_are_told_the_way(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match=r"'jax'.*\.keras.*KERAS_BACKEND=tensorflow"):
+        export_saved_model(model, tmp_path, image_size=SIZE)
+
+
+CLIENT = """
+import json, sys
+sys.modules["keras"] = sys.modules["keras_aploss"] = None  # importing them fails
+import tensorflow as tf
+
+embed = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+contents = [open(path, "rb").read() for path in sys.argv[2:]]
+try:
+    embed(image_bytes=tf.constant([contents[0], b"bad"]))
+except tf.errors.InvalidArgumentError as error:
+    message = str(error)
+embedding = embed(image_bytes=tf.constant(contents))["embedding"]
+print(json.dumps([message, embedding.numpy().tolist()]))
+"""
+
+
+def test_a_process_without_keras_serves_it(exported, files, expected, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(exported, moved)
+    command = [sys.executable, "-I", "-c", CLIENT, str(moved), *map(str, files)]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    message, embedding = json.loads(done.stdout.splitlines()[-1])
+    assert "[1]" in message
+    np.testing.assert_allclose(embedding, expected, atol=1e-5)
+
+
+def saved_model_cli(*arguments):
+    command = pathlib.Path(sysconfig.get_path("scripts")) / "saved_model_cli"
+    done = subprocess.run(
+        [command, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_command_line_of_tensorflow_runs_it(exported, files, expected):
+    contents = files[-1].read_bytes()
+    output = saved_model_cli(
+        "run",
+        f"--dir={exported}",
+        "--tag_set=serve",
+        "--signature_def=serving_default",
+        f"--input_exprs=image_bytes=[{contents!r}]",
+    )
+    numbers = re.findall(r"-?\d+\.\d+(?:e-?\d+)?", output.split("embedding")[-1])
+    np.testing.assert_allclose(np.array(numbers, float), expected[-1], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
+def test_a_c_program_serves_it(exported, files, expected, tmp_path):
+    library = pathlib.Path(tf.sysconfig.get_lib())
+    program = tmp_path / "serve"
+    subprocess.run(
+        [
+            *("gcc", "-std=c11", "-Wall", "-Werror", C_PROGRAM, "-o", program),
+            f"-I{tf.sysconfig.get_include()}",
+            *(f"-L{library}", f"-Wl,-rpath,{library}"),
+            *("-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"),
+        ],
+        check=True,
+    )
+    shown = saved_model_cli(
+        *("show", f"--dir={exported}", "--tag_set=serve"),
+        "--signature_def=serving_default",
+    )
+    input_name, output_name = re.findall(r"name: (\w+):0", shown)
+    for path, row in zip(files, expected, strict=True):
+        command = [program, exported, path, input_name, output_name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        np.testing.assert_allclose(np.array(done.stdout.split(), float), row, atol=1e-5)
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"bad")
+    command = [program, exported, bad, input_name, output_name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "running: " in done.stderr
+    assert "unreadable bytes" in done.stderr
