@@ -75,8 +75,8 @@ def choose_queries(
 ) -> np.ndarray:
     """Choose queries that have a positive, of as many classes as possible.
 
-    Only `candidates` (numbers of images; None: all) are chosen from. The choice depends on the labels alone, so pictures of different epochs and runs
-    can be compared.
+    Only `candidates` (numbers of images; None: all) are chosen from. The choice depends
+    on the labels alone, so pictures of different epochs and runs can be compared.
 
     Example:
     >>> choose_queries(np.array([4, 4, 5, 6, 6, 6, -1]), 3)

@@ -118,20 +118,22 @@ class ImageFiles:
             chosen = [self.paths[i] for i in np.arange(len(self))[key]]
         return ImageFiles(chosen, self.image_size, crop=self.crop)
 
-    def load(self, *, workers: int | None = None, verbose: int = 0) -> np.ndarray:
-        """Reads all images into one array, in order.
+    def load(
+        self, *, workers: int | None = None, verbose: int = 0
+    ) -> np.ndarray | list[np.ndarray]:
+        """Reads all images, in order.
 
         Args:
             workers: threads; by default one per processor.
             verbose: 1 shows a progress bar.
 
         Returns:
-            A `uint8` array of shape (N, S, S, 3).
+            A `uint8` array of shape (N, S, S, 3); without `crop`, where the shapes
+            differ, a list of arrays.
         """
         if not self.crop:
-            raise ValueError(
-                "Expected images of one shape. Received: crop=False. Use crop=True, or "
-                "read the images one by one."
+            return _map_in_threads(
+                self.__getitem__, range(len(self)), workers, verbose
             )
         shape = (len(self), self.image_size, self.image_size, 3)
         images = np.empty(shape, np.uint8)
