@@ -1,11 +1,6 @@
 """Train image-retrieval models in Keras by optimizing Average Precision itself."""
 
-import os
-
-# TensorFlow's notes at its start (CPU flags, no CUDA) would bury what this package says.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-from keras_aploss.callbacks import (  # noqa: E402
+from keras_aploss.callbacks import (
     RetrievalEvaluation,
     RetrievalTensorBoard,
     Snapshot,
@@ -14,7 +9,7 @@ from keras_aploss.callbacks import (  # noqa: E402
     rank_queries,
     similarity_histogram,
 )
-from keras_aploss.data import (  # noqa: E402
+from keras_aploss.data import (
     Augmentation,
     ImageFiles,
     SkippedImage,
@@ -23,14 +18,14 @@ from keras_aploss.data import (  # noqa: E402
     load_image,
     resize_image,
 )
-from keras_aploss.datasets import (  # noqa: E402
+from keras_aploss.datasets import (
     ImageSet,
     image_folder,
     image_manifest,
     split_classes,
     synthetic_landmarks,
 )
-from keras_aploss.evaluation import (  # noqa: E402
+from keras_aploss.evaluation import (
     RetrievalResult,
     average_precision,
     embed,
@@ -40,15 +35,80 @@ from keras_aploss.evaluation import (  # noqa: E402
     relevant_by_label,
     top_k,
 )
-from keras_aploss.export import export_saved_model  # noqa: E402
-from keras_aploss.layers import (  # noqa: E402
+from keras_aploss.export import export_saved_model
+from keras_aploss.layers import (
     GeneralizedMeanPooling2D,
     PCAWhitening,
 )
-from keras_aploss.losses import APLoss, quantized_average_precision  # noqa: E402
-from keras_aploss.models import retrieval_model, small_resnet  # noqa: E402
-from keras_aploss.pictures import Ranking, draw_grid, draw_rankings  # noqa: E402
-from keras_aploss.runs import RunReport, RunSettings, train_run  # noqa: E402
-from keras_aploss.samplers import ClassBalancedSampler  # noqa: E402
+from keras_aploss.losses import APLoss, quantized_average_precision
+from keras_aploss.models import retrieval_model, small_resnet
+from keras_aploss.pictures import (
+    Ranking,
+    draw_curves,
+    draw_grid,
+    draw_histogram,
+    draw_rankings,
+    draw_sprite,
+    fit_image,
+)
+from keras_aploss.runs import (
+    RunCheckpoint,
+    RunReport,
+    RunSettings,
+    pixel_embeddings,
+    train_run,
+    write_evaluation,
+)
+from keras_aploss.samplers import ClassBalancedSampler
 
 __version__ = "0.1.0"
+__all__ = [
+    "APLoss",
+    "Augmentation",
+    "ClassBalancedSampler",
+    "GeneralizedMeanPooling2D",
+    "ImageFiles",
+    "ImageSet",
+    "PCAWhitening",
+    "Ranking",
+    "RetrievalEvaluation",
+    "RetrievalResult",
+    "RetrievalTensorBoard",
+    "RunCheckpoint",
+    "RunReport",
+    "RunSettings",
+    "SkippedImage",
+    "Snapshot",
+    "average_precision",
+    "choose_queries",
+    "decode_image",
+    "draw_curves",
+    "draw_grid",
+    "draw_histogram",
+    "draw_rankings",
+    "draw_sprite",
+    "embed",
+    "evaluate_embeddings",
+    "evaluate_leave_one_out",
+    "evaluate_query_database",
+    "evaluate_similarity",
+    "export_saved_model",
+    "find_unreadable",
+    "fit_image",
+    "image_folder",
+    "image_manifest",
+    "load_image",
+    "pixel_embeddings",
+    "quantized_average_precision",
+    "rank_queries",
+    "relevant_by_label",
+    "resize_image",
+    "retrieval_model",
+    "similarity_histogram",
+    "small_resnet",
+    "split_classes",
+    "synthetic_landmarks",
+    "top_k",
+    "train_run",
+    "write_evaluation",
+]

@@ -22,9 +22,10 @@ class ClassBalancedSampler(keras.utils.PyDataset):
 
     Over an epoch, every class is visited before any is visited again, and no class
     twice in a batch (train with `model.fit(sampler, shuffle=False)`: by default, Keras
-    takes the batches of an epoch in an order of its own, not seeded here). The images of a class are dealt out like a deck of cards,
-    shuffled anew when fewer than `images_per_class` are left: no image twice in a
-    batch, and all equally often. Only a class with fewer images than
+    takes the batches of an epoch in an order of its own, not seeded here).
+
+    The images of a class are dealt out like a deck of cards, shuffled anew when fewer
+    than `images_per_class` are left: no image twice in a batch, all equally often. Only a class with fewer images than
     `images_per_class` repeats them within a batch (as evenly as possible; with
     augmentation the copies differ); the log says how many such classes there are.
 

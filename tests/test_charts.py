@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_aploss.charts import draw_curves, draw_histogram, nice_ticks
-from keras_aploss.drawing import GREEN, PALETTE, RED
+from keras_aploss.pictures.canvas import GREEN, PALETTE, RED
+from keras_aploss.pictures.charts import draw_curves, draw_histogram, nice_ticks
 
 
 def pixels_of(picture, color):

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_aploss.embedding import embed
+from keras_aploss.evaluation.embedding import embed
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from keras_aploss.landmarks import describe_landmark, draw_facade, landmark_views
-from keras_aploss.landmarks.outlines import OUTLINES
-from keras_aploss.landmarks.view import _homography
+from keras_aploss.datasets.landmarks import (
+    describe_landmark,
+    draw_facade,
+    landmark_views,
+)
+from keras_aploss.datasets.landmarks.outlines import OUTLINES
+from keras_aploss.datasets.landmarks.view import _homography
 
 
 def views(seed=0, number=3, count=2, image_size=32):
@@ -106,7 +110,7 @@ def test_the_building_fills_most_of_each_view(monkeypatch):
     """Paint the front magenta, all else as it is, and count."""
     from PIL import Image
 
-    from keras_aploss.landmarks import view
+    from keras_aploss.datasets.landmarks import view
 
     def magenta(mark, size, *, lit=False):
         front = draw_facade(mark, size)

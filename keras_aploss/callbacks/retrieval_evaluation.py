@@ -75,8 +75,9 @@ class RetrievalEvaluation(keras.callbacks.Callback):
 
     All images are embedded in inference mode, each queries all the others (or, with
     `queries`, some query the rest), and the exact metrics are added to the logs as
-    `val_map`, `val_recall_at_1` and `val_map_at_r`. Put this callback before those that read them (ModelCheckpoint,
-    EarlyStopping, TensorBoard); the progress bar and the history show them, too.
+    `val_map`, `val_recall_at_1` and `val_map_at_r`. Put this callback before those that
+    read them (ModelCheckpoint, EarlyStopping, TensorBoard); the progress bar and the
+    history show them, too.
 
     An epoch that is skipped adds nothing to the logs, so ModelCheckpoint does not save
     then, and EarlyStopping does not count it.

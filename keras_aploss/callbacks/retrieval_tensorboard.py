@@ -21,8 +21,8 @@ from keras_aploss.callbacks.panels import (
     spread,
 )
 from keras_aploss.callbacks.retrieval_evaluation import RetrievalEvaluation, Snapshot
-from keras_aploss.charts import draw_histogram
 from keras_aploss.pictures import draw_rankings, draw_sprite, fit_image
+from keras_aploss.pictures.charts import draw_histogram
 
 # As many as a browser still turns smoothly.
 MAX_POINTS = 5000

@@ -132,9 +132,7 @@ class ImageFiles:
             differ, a list of arrays.
         """
         if not self.crop:
-            return _map_in_threads(
-                self.__getitem__, range(len(self)), workers, verbose
-            )
+            return _map_in_threads(self.__getitem__, range(len(self)), workers, verbose)
         shape = (len(self), self.image_size, self.image_size, 3)
         images = np.empty(shape, np.uint8)
 

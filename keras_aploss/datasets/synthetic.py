@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_aploss.datasets.image_set import ImageSet
-from keras_aploss.landmarks import landmark_views
+from keras_aploss.datasets.landmarks import landmark_views
 
 # Test landmarks are numbered from here: they stay the same however many one trains on.
 _FIRST_TEST_LANDMARK = 1_000_000

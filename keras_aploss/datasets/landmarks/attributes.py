@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_aploss.landmarks.outlines import jitter
+from keras_aploss.datasets.landmarks.outlines import jitter
 
 _ROOFS = ["flat", "battlement", "steps", "sawtooth", "gables"]
 _ROOFS += ["bell", "dome", "gable", "hip", "mansard", "spire"]

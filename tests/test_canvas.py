@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_aploss.drawing import (
+from keras_aploss.pictures.canvas import (
     GREEN,
     RED,
     Canvas,

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from keras_aploss.drawing import (
+from keras_aploss.pictures.canvas import (
     BACKDROP,
     FAINT,
     GREEN,

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 
-from keras_aploss.drawing import GREEN, RED
 from keras_aploss.pictures import (
     Ranking,
     draw_grid,
@@ -11,6 +10,7 @@ from keras_aploss.pictures import (
     draw_sprite,
     fit_image,
 )
+from keras_aploss.pictures.canvas import GREEN, RED
 
 
 def plain(color, shape=(40, 40)):

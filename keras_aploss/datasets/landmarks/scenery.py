@@ -8,7 +8,7 @@ A `weather` is (sky at the zenith, sky at the horizon, RGB gains of the light).
 import numpy as np
 from PIL import Image, ImageFilter
 
-from keras_aploss.landmarks.outlines import Canvas, jitter, mix, shade
+from keras_aploss.datasets.landmarks.outlines import Canvas, jitter, mix, shade
 
 WEATHERS = [
     ((84, 142, 212), (190, 216, 236), (1.05, 1.02, 0.96)),

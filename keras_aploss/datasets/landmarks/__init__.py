@@ -12,6 +12,6 @@ colours, roofs or windows with many others, and only the combination tells them 
 All of it is made of `outlines`.
 """
 
-from keras_aploss.landmarks.attributes import Landmark, describe_landmark
-from keras_aploss.landmarks.facade import draw_facade
-from keras_aploss.landmarks.view import landmark_views
+from keras_aploss.datasets.landmarks.attributes import Landmark, describe_landmark
+from keras_aploss.datasets.landmarks.facade import draw_facade
+from keras_aploss.datasets.landmarks.view import landmark_views

@@ -3,8 +3,7 @@
 The problem: a training loss ranks inside one batch; a result needs the ranking of the
 whole test set, under a stated protocol. Two protocols cover the public benchmarks:
 leave one out (SOP, CUB, iNaturalist) and queries against a database with junk (Oxford,
-Paris, Landmarks). `ranking` defines the numbers and their rule for ties; `embedding`
-computes what is ranked.
+Paris, Landmarks). `metrics` defines the numbers and their rule for ties.
 
 Queries are taken in blocks: a block of similarities, `(block_size, N)`, is the only
 memory beside the embeddings.
@@ -22,25 +21,12 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 
-from keras_aploss.embedding import check_finite, embed
-from keras_aploss.ranking import (
+from keras_aploss.evaluation.embedding import check_finite
+from keras_aploss.evaluation.metrics import (
     RetrievalResult,
-    average_precision,
     evaluate_rows,
-    evaluate_similarity,
     top_of_row,
 )
-
-__all__ = [
-    "RetrievalResult",
-    "average_precision",
-    "embed",
-    "evaluate_leave_one_out",
-    "evaluate_query_database",
-    "evaluate_similarity",
-    "relevant_by_label",
-    "top_k",
-]
 
 # 64 MiB of similarities: enough rows for a fast matrix product.
 _BLOCK_VALUES = 2**24

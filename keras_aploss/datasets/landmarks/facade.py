@@ -7,8 +7,8 @@ standing on `BASE`; `mark` is the landmark being painted.
 import numpy as np
 from PIL import Image
 
-from keras_aploss.landmarks.attributes import Landmark
-from keras_aploss.landmarks.outlines import Canvas, mix, shade
+from keras_aploss.datasets.landmarks.attributes import Landmark
+from keras_aploss.datasets.landmarks.outlines import Canvas, mix, shade
 
 BASE = 0.95  # where the building stands on its own canvas
 TOWER = 0.15  # width of a tower
@@ -231,7 +231,7 @@ def draw_facade(mark: Landmark, size: int, *, lit: bool = False) -> Image.Image:
         An RGBA image.
 
     Example:
-    >>> from keras_aploss.landmarks import describe_landmark
+    >>> from keras_aploss.datasets.landmarks import describe_landmark
     >>> draw_facade(describe_landmark(seed=0, number=3), 128).size
     (128, 128)
     """

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from keras_aploss.drawing import (
+from keras_aploss.pictures.canvas import (
     FAINT,
     GREEN,
     PALETTE,

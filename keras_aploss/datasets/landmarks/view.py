@@ -14,10 +14,15 @@ import functools
 import numpy as np
 from PIL import Image, ImageFilter
 
-from keras_aploss.landmarks.attributes import describe_landmark
-from keras_aploss.landmarks.facade import BASE, TOWER, draw_facade, tower_positions
-from keras_aploss.landmarks.outlines import Canvas, shade
-from keras_aploss.landmarks.scenery import (
+from keras_aploss.datasets.landmarks.attributes import describe_landmark
+from keras_aploss.datasets.landmarks.facade import (
+    BASE,
+    TOWER,
+    draw_facade,
+    tower_positions,
+)
+from keras_aploss.datasets.landmarks.outlines import Canvas, shade
+from keras_aploss.datasets.landmarks.scenery import (
     NIGHT,
     WEATHERS,
     paint_background,

@@ -1,0 +1,19 @@
+"""Exact retrieval metrics: what is reported, never what is trained.
+
+`metrics` defines AP, recall@k, precision@k and MAP@R and their rule for ties;
+`protocols` says who queries what (leave one out, or queries against a database with
+junk), in blocks of bounded memory; `embedding` computes what is ranked.
+"""
+
+from keras_aploss.evaluation.embedding import embed
+from keras_aploss.evaluation.metrics import (
+    RetrievalResult,
+    average_precision,
+    evaluate_similarity,
+)
+from keras_aploss.evaluation.protocols import (
+    evaluate_leave_one_out,
+    evaluate_query_database,
+    relevant_by_label,
+    top_k,
+)

@@ -1,0 +1,14 @@
+"""A training run and its folder: from a data set to an exported model.
+
+A run folder holds everything about a run: `settings.json`, `history.csv`,
+`skipped.csv` (files left out, and why), `last.keras` and `best.keras`, `tensorboard/`,
+`evaluation/` and `curves.png`. `last.keras` is replaced in one step after each epoch,
+optimizer included, and every batch is a function of (seed, epoch, step): a run that was
+killed goes on from it and ends with the weights of an unbroken run.
+"""
+
+from keras_aploss.runs.checkpoint import RunCheckpoint
+from keras_aploss.runs.images import RunData, choose_test_set, read_image_sets
+from keras_aploss.runs.reports import pixel_embeddings, write_evaluation
+from keras_aploss.runs.settings import RunSettings
+from keras_aploss.runs.training import RunReport, train_run
