@@ -210,12 +210,13 @@ def _reason_to_skip(path, max_pixels, min_side):
         return f"its header declares more than {max_pixels:,} pixels"
     except MemoryError:
         return "there is not enough memory to decode it"
-    except tf.errors.InvalidArgumentError as error:
+    except tf.errors.OpError as error:
         return f"TensorFlow can not decode it: {_decoder_reason(error)}"
     # On hostile bytes Pillow raises almost anything: OSError, SyntaxError, ValueError,
     # struct.error, zlib.error, IndexError...
     except Exception as error:
-        return f"it is damaged: {str(error) or type(error).__name__}"
+        message = " ".join(str(error).split()) or type(error).__name__
+        return f"it is damaged: {message}"
     return None
 
 
