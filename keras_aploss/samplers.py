@@ -25,9 +25,10 @@ class ClassBalancedSampler(keras.utils.PyDataset):
     takes the batches of an epoch in an order of its own, not seeded here).
 
     The images of a class are dealt out like a deck of cards, shuffled anew when fewer
-    than `images_per_class` are left: no image twice in a batch, all equally often. Only a class with fewer images than
-    `images_per_class` repeats them within a batch (as evenly as possible; with
-    augmentation the copies differ); the log says how many such classes there are.
+    than `images_per_class` are left: no image twice in a batch, all equally often. Only
+    a class with fewer images than `images_per_class` repeats them within a batch (as
+    evenly as possible; with augmentation the copies differ); the log says how many
+    such classes there are.
 
     An image that cannot be read when its turn comes (a file deleted or damaged since
     the start) is logged, listed in `unreadable` and replaced by another of its class.
