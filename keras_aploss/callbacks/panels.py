@@ -40,6 +40,8 @@ def similarity_histogram(
         counts of the negative pairs, each (M,).
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import similarity_histogram
     >>> embeddings = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     >>> for row in similarity_histogram(embeddings, [5, 5, 6], num_bins=3):
     ...     print(row)
@@ -79,6 +81,8 @@ def choose_queries(
     on the labels alone, so pictures of different epochs and runs can be compared.
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import choose_queries
     >>> choose_queries(np.array([4, 4, 5, 6, 6, 6, -1]), 3)
     array([0, 3, 1])
     """
@@ -124,6 +128,8 @@ def rank_queries(
         One `pictures.Ranking` per query.
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import rank_queries
     >>> images = np.zeros((3, 8, 8, 3), "uint8")
     >>> embeddings = np.array([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
     >>> rank_queries(images, np.array([0, 0, 1]), embeddings, [0])[0].relevant

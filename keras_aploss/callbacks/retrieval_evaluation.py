@@ -27,6 +27,14 @@ class Snapshot(NamedTuple):
         embeddings: Embeddings of all the images, (N, D).
         result: Their exact evaluation; its `average_precision` is `(N,)`, NaN for an
             image that does not query.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_aploss import Snapshot, evaluate_embeddings
+    >>> embeddings = np.array([[1.0, 0], [1, 0], [0, 1]])
+    >>> snapshot = Snapshot(4, embeddings, evaluate_embeddings(embeddings, [5, 5, 6]))
+    >>> snapshot.epoch, snapshot.result.metrics["map"]
+    (4, 1.0)
     """
 
     epoch: int
@@ -52,6 +60,8 @@ def evaluate_embeddings(
         has no positive.
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import evaluate_embeddings
     >>> embeddings = np.array([[1.0, 0], [1, 0], [0, 1]])
     >>> evaluate_embeddings(embeddings, [5, 5, 6], queries=[0]).average_precision
     array([ 1., nan, nan])
@@ -98,6 +108,8 @@ class RetrievalEvaluation(keras.callbacks.Callback):
         before: The `Snapshot` from before training, or `None`.
 
     Example:
+    >>> import keras, numpy as np
+    >>> from keras_aploss import RetrievalEvaluation
     >>> images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), "uint8")
     >>> labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     >>> layers = [keras.layers.Flatten(), keras.layers.UnitNormalization()]

@@ -71,6 +71,8 @@ class RetrievalTensorBoard(keras.callbacks.Callback):
         class_names: Label -> name; the labels themselves by default.
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import RetrievalEvaluation, RetrievalTensorBoard
     >>> evaluation = RetrievalEvaluation(np.zeros((2, 4, 4, 3), "uint8"), [0, 0])
     >>> callbacks = [evaluation, RetrievalTensorBoard("logs", evaluation)]
     """

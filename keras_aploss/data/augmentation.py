@@ -18,7 +18,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG
 
 
 def resample_crop(image, box, angle, image_size, *, mirrored=False):
-    """Cuts a turned rectangle out of an image and resizes it to a square.
+    """Cut a turned rectangle out of an image and resizes it to a square.
 
     Args:
         image: (H, W, 3) `uint8` array.
@@ -62,7 +62,7 @@ def resample_crop(image, box, angle, image_size, *, mirrored=False):
 
 
 def jitter_colour(image, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0):
-    """Changes the light of an image.
+    """Change the light of an image.
 
     Args:
         image: (H, W, 3) `uint8` array.
@@ -111,6 +111,8 @@ class Augmentation:
             default: for many objects the colour tells what they are.
 
     Example:
+        >>> import numpy as np
+        >>> from keras_aploss import Augmentation
         >>> augment = Augmentation(64)
         >>> image = np.full((96, 128, 3), 128, "uint8")
         >>> augment(image, np.random.default_rng([0, 7])).shape
@@ -155,7 +157,7 @@ class Augmentation:
         self.hue = hue
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns one random view: `uint8`, (image_size, image_size, 3)."""
+        """Return one random view: `uint8`, (image_size, image_size, 3)."""
         _require(
             image.ndim == 3
             and image.shape[2] == 3

@@ -41,7 +41,7 @@ _BGRX_MASKS = (0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0)  # of red, green and bl
 
 
 def decode_image(contents, *, max_pixels=MAX_PIXELS):
-    """Decodes a JPEG, PNG, GIF or BMP file to upright RGB pixels.
+    """Decode a JPEG, PNG, GIF or BMP file to upright RGB pixels.
 
     Made of TensorFlow operations, so that it runs eagerly, in a `tf.function`, in
     `tf.data` and in a served model alike.
@@ -58,6 +58,8 @@ def decode_image(contents, *, max_pixels=MAX_PIXELS):
             or declare more than `max_pixels` pixels.
 
     Example:
+        >>> import tensorflow as tf
+        >>> from keras_aploss import decode_image
         >>> red = tf.constant([[[255, 0, 0]] * 4] * 2, tf.uint8)
         >>> decode_image(tf.io.encode_png(red)).shape
         TensorShape([2, 4, 3])
@@ -79,7 +81,7 @@ def decode_image(contents, *, max_pixels=MAX_PIXELS):
 
 
 def resize_image(image, image_size):
-    """Resizes the central square of an image to `image_size` x `image_size`.
+    """Resize the central square of an image to `image_size` x `image_size`.
 
     The same as scaling the shorter side to `image_size` and cropping the middle, but
     the crop comes first: a panorama never grows before it is cut, and no image, not
@@ -97,6 +99,8 @@ def resize_image(image, image_size):
         A `uint8` tensor of shape (image_size, image_size, 3).
 
     Example:
+        >>> import tensorflow as tf
+        >>> from keras_aploss import resize_image
         >>> resize_image(tf.zeros([1, 5000, 3], tf.uint8), 32).shape
         TensorShape([32, 32, 3])
     """
@@ -109,7 +113,7 @@ def resize_image(image, image_size):
 
 
 def resize_shorter_side(image, image_size, *, max_pixels=MAX_PIXELS):
-    """Resizes an image so that its shorter side is `image_size`; nothing is cut.
+    """Resize an image so that its shorter side is `image_size`; nothing is cut.
 
     Args:
         image: (H, W, 3) `uint8` tensor or array.
@@ -176,11 +180,15 @@ def _decode_jpeg(contents, max_pixels):
     height, width, exif_start, exif_end = walk_jpeg_header(data)
     contents = _bounded(contents, height, width, max_pixels)
     image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
-    return _turn_upright(image, exif_orientation(data, exif_start, exif_end))
+    return tf.cond(
+        exif_end > 0,
+        lambda: _turn_upright(image, exif_orientation(data, exif_start, exif_end)),
+        lambda: image,
+    )
 
 
 def _turn_upright(image, orientation):
-    """Undoes an EXIF orientation: at most a transposition, then mirrors."""
+    """Undo an EXIF orientation: at most a transposition, then mirrors."""
 
     def turn():
         turned = tf.cond(

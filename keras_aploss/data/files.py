@@ -31,7 +31,15 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", _MULTI_PICTURE_JPEG)
 
 
 class SkippedImage(NamedTuple):
-    """A file that can not be used, and a sentence that says why."""
+    """A file that can not be used, and a sentence that says why.
+
+    Example:
+        >>> from keras_aploss import SkippedImage
+        >>> skipped = [SkippedImage("a.jpg", "the file is empty")]
+        >>> for path, reason in skipped:
+        ...     f"{path}: {reason}"
+        'a.jpg: the file is empty'
+    """
 
     path: str
     reason: str
@@ -69,6 +77,15 @@ def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
     Raises:
         ValueError: the file is not a readable image.
         OSError: the file can not be opened.
+
+    Example:
+        >>> import os, tempfile, PIL.Image
+        >>> from keras_aploss import load_image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "wide.png")
+        ...     PIL.Image.new("RGB", (60, 40), "white").save(path)
+        ...     load_image(path, 32).shape, load_image(path, 32, crop=False).shape
+        ((32, 32, 3), (32, 48, 3))
     """
     _require_positive(image_size=image_size)
     load = _central_square if crop else _whole_image
@@ -95,6 +112,7 @@ class ImageFiles:
     `files[3]` is a `uint8` array; `files[2:5]` and `files[indices]` are `ImageFiles`.
 
     Example:
+        >>> from keras_aploss import ImageFiles
         >>> files = ImageFiles(["a.jpg", "b.jpg", "c.jpg"], 64)
         >>> len(files), files[[2, 0]].paths
         (3, ['c.jpg', 'a.jpg'])
@@ -121,7 +139,7 @@ class ImageFiles:
     def load(
         self, *, workers: int | None = None, verbose: int = 0
     ) -> np.ndarray | list[np.ndarray]:
-        """Reads all images, in order.
+        """Read all images, in order.
 
         Args:
             workers: threads; by default one per processor.
@@ -151,7 +169,7 @@ def find_unreadable(
     workers: int | None = None,
     verbose: int = 0,
 ) -> list[SkippedImage]:
-    """Lists the files that can not be used as images, with the reasons.
+    """List the files that can not be used as images, with the reasons.
 
     Every file is opened, judged by its header (format, size, frames, colours) and
     only then decoded to its last byte: by Pillow, which tells what is wrong, and by
@@ -169,6 +187,7 @@ def find_unreadable(
         broken, raises.
 
     Example:
+        >>> from keras_aploss import find_unreadable
         >>> find_unreadable(["nowhere.jpg"])
         [SkippedImage(path='nowhere.jpg', reason='the file does not exist')]
     """

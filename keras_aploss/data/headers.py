@@ -15,9 +15,23 @@ _MAX_GIF_PIECES = 65_536  # of at most 255 bytes in a block: 16 MB
 _EXIF = tuple(b"Exif\0\0")
 _ORIENTATION_TAG = 0x0112
 _SHORT = 3  # the TIFF code of a 16-bit integer
-_BARE_MARKERS = (0x00, 0x01, *range(0xD0, 0xD9))  # JPEG markers without a length
-_FRAME_MARKERS = tuple(m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
-_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+
+# What to do at a JPEG marker. The first two are also the bytes to go forward: FF FF
+# pads, as does a byte outside a segment; FF 00, TEM, RSTn and SOI have no length.
+_PADDING, _BARE, _SEGMENT, _FRAME, _APP1, _END = 1, 2, 3, 4, 5, 6
+
+
+def _marker_kind(marker):
+    if marker == 0xFF:
+        return _PADDING
+    if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+        return _BARE
+    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        return _FRAME
+    return {0xE1: _APP1, 0xD9: _END, 0xDA: _END}.get(marker, _SEGMENT)
+
+
+_MARKER_KINDS = [_marker_kind(marker) for marker in range(256)]
 
 
 def byte_values(data, start, size):
@@ -43,36 +57,43 @@ def walk_jpeg_header(data):
         frame), and where the TIFF block of the EXIF segment starts and ends (0, 0
         without EXIF).
     """
-    size = tf.size(data, tf.int64)
+    size = tf.size(data)
+    padded = tf.concat([data, tf.zeros([10], tf.uint8)], axis=0)
 
     def unfinished(position, finished, *_):
         return (position < size) & ~finished
 
-    def step(position, finished, height, width, exif_start, exif_end):
+    # Some ten steps for every image: with few operations in each, all of them take
+    # about as long as decoding 200 x 200 pixels.
+    def step(position, finished, frame, exif):
         # FF, the marker, the length in two bytes, the first six of the body.
-        head = byte_values(data, position, 10)
-        marker = head[1]
-        bare = tf.reduce_any(marker == _BARE_MARKERS)
-        is_marker = (head[0] == 0xFF) & (marker != 0xFF)  # FF FF: the first pads
-        is_segment = is_marker & ~bare
-        end = position + 2 + tf.maximum(integer(head[2:4]), 2)
-        is_frame = is_segment & tf.reduce_any(marker == _FRAME_MARKERS) & (height == 0)
-        is_exif = is_segment & (marker == _APP1) & (exif_end == 0)
-        is_exif &= tf.reduce_all(head[4:] == _EXIF)
-        after = tf.where(is_marker, position + 2, position + 1)
+        head = tf.cast(tf.slice(padded, [position], [10]), tf.int32)
+        prefix, marker, high, low = tf.unstack(head[:4])
+        kind = tf.where(prefix == 0xFF, tf.gather(_MARKER_KINDS, marker), _PADDING)
+        segment = 2 + tf.maximum(256 * high + low, 2)
+        is_exif = (kind == _APP1) & (exif == 0) & tf.reduce_all(head[4:] == _EXIF)
         return (
-            tf.where(is_segment, end, after),
-            is_marker & ((marker == _SCAN) | (marker == _END)),
-            tf.where(is_frame, integer(head[5:7]), height),
-            tf.where(is_frame, integer(head[7:9]), width),
-            tf.where(is_exif, position + 10, exif_start),
-            tf.where(is_exif, tf.minimum(end, size), exif_end),
+            position + tf.where(kind <= _BARE, kind, segment),
+            kind == _END,
+            tf.where((kind == _FRAME) & (frame == 0), position, frame),
+            tf.where(is_exif, position, exif),
         )
 
-    zero = tf.constant(0, tf.int64)
-    start = (zero + 2, tf.constant(False), zero, zero, zero, zero)
-    found = tf.while_loop(unfinished, step, start, maximum_iterations=_MAX_SEGMENTS)
-    return found[2:]
+    start = (tf.constant(2), tf.constant(False), tf.constant(0), tf.constant(0))
+    _, _, frame, exif = tf.while_loop(
+        unfinished, step, start, maximum_iterations=_MAX_SEGMENTS
+    )
+    frame, exif = tf.cast(frame, tf.int64), tf.cast(exif, tf.int64)
+    height, width = tf.unstack(
+        integer(tf.reshape(byte_values(data, frame + 5, 4), [2, 2]))
+    )
+    exif_end = exif + 2 + integer(byte_values(data, exif + 2, 2))
+    return (
+        tf.where(frame > 0, height, 0),
+        tf.where(frame > 0, width, 0),
+        tf.where(exif > 0, exif + 10, 0),
+        tf.where(exif > 0, tf.minimum(exif_end, tf.size(data, tf.int64)), 0),
+    )
 
 
 def exif_orientation(data, start, end):
@@ -95,7 +116,7 @@ def exif_orientation(data, start, end):
 
 
 def walk_gif_header(data):
-    """Steps over the blocks of a GIF up to the end of its first frame.
+    """Step over the blocks of a GIF up to the end of its first frame.
 
     Returns:
         Three int64 scalars: height and width of the frame (0 if there is none), and

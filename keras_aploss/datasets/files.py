@@ -60,7 +60,7 @@ def image_folder(
     workers: int | None = None,
     verbose: int = 0,
 ) -> ImageSet:
-    """Reads a folder that has one sub-folder per class.
+    """Read a folder that has one sub-folder per class.
 
     Images may lie deeper inside a class. Hidden files and files that are not images by
     their extension (bmp, gif, jpeg, jpg, png; upper or lower case) are ignored, links
@@ -81,6 +81,7 @@ def image_folder(
         ValueError: If `path` is not a folder, or holds no class or no readable image.
 
     Example:
+    >>> from keras_aploss import image_folder
     >>> image_folder("nowhere", image_size=64)
     Traceback (most recent call last):
     ...
@@ -186,7 +187,7 @@ def image_manifest(
     workers: int | None = None,
     verbose: int = 0,
 ) -> dict[str, ImageSet]:
-    """Reads a CSV file that lists images.
+    r"""Read a CSV file that lists images.
 
     Its columns: `path`, `label` (any text), and if wanted `class_name` (a title for the
     label) and `split` (such as train and test). Others are ignored.
@@ -205,6 +206,20 @@ def image_manifest(
 
     Raises:
         ValueError: If the file is not such a table, or lists no readable image.
+
+    Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np, PIL.Image
+    >>> from keras_aploss import image_manifest
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.png", "b.png"):
+    ...         PIL.Image.new("RGB", (60, 40)).save(pathlib.Path(folder, name))
+    ...     csv_path = pathlib.Path(folder, "list.csv")
+    ...     rows = "path,label,split\na.png,crow,train\nb.png,jay,test\n"
+    ...     _ = csv_path.write_text(rows)
+    ...     sets = image_manifest(csv_path, image_size=32)
+    >>> sorted(sets), sets["test"].labels, sets["test"].class_names
+    (['test', 'train'], array([1]), ['crow', 'jay'])
     """
     csv_path = pathlib.Path(csv_path)
     folder = os.fspath(csv_path.parent if root is None else root)

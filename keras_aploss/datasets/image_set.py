@@ -20,6 +20,14 @@ class ImageSet(NamedTuple):
         class_names: The name of label `k` is `class_names[k]`. Sets split from one
             another share this list, and so one numbering.
         skipped: The files, or whole classes, that were left out, and why.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_aploss import ImageSet
+    >>> images = np.zeros((3, 32, 32, 3), "uint8")
+    >>> birds = ImageSet(images, np.array([0, 1, 1]), ["crow", "jay"])
+    >>> [birds.class_names[label] for label in birds.labels]
+    ['crow', 'jay', 'jay']
     """
 
     images: np.ndarray | ImageFiles
@@ -31,7 +39,7 @@ class ImageSet(NamedTuple):
 def split_classes(
     image_set: ImageSet, *, test_fraction: float = 0.25, seed: int = 0
 ) -> tuple[ImageSet, ImageSet]:
-    """Sets whole classes aside for the test.
+    """Set whole classes aside for the test.
 
     Args:
         image_set: Any `ImageSet` of two classes or more. Negative labels (distractors)
@@ -44,6 +52,8 @@ def split_classes(
         The pair (training set, test set). Both keep the numbering and the `skipped`.
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import ImageSet, split_classes
     >>> images = np.zeros((8, 4, 4, 3), "uint8")
     >>> birds = ImageSet(images, np.repeat([0, 1], 4), ["crow", "jay"])
     >>> train, test = split_classes(birds, test_fraction=0.5)

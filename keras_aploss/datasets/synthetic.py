@@ -17,7 +17,7 @@ def synthetic_landmarks(
     *,
     num_test_landmarks: int = 50,
 ) -> tuple[ImageSet, ImageSet]:
-    """Draws photographs of invented buildings: a training and a test set.
+    """Draw photographs of invented buildings: a training and a test set.
 
     A view depends on `seed`, its landmark and its own number only: a larger set extends
     a smaller one, and the test set does not depend on `num_landmarks`. The pixels are
@@ -34,6 +34,7 @@ def synthetic_landmarks(
         The pair (training set, test set), sorted by label.
 
     Example:
+    >>> from keras_aploss import synthetic_landmarks
     >>> train, test = synthetic_landmarks(3, 4, num_test_landmarks=2)
     >>> train.images.shape, test.labels.tolist()
     ((12, 64, 64, 3), [3, 3, 3, 3, 4, 4, 4, 4])

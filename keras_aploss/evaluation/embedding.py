@@ -39,6 +39,8 @@ def embed(
         `(N, D)` float32.
 
     Example:
+    >>> import keras, numpy as np
+    >>> from keras_aploss import embed
     >>> model = keras.Sequential([keras.layers.GlobalAveragePooling2D()])
     >>> embed(model, np.full((3, 8, 8, 3), 7, np.uint8), batch_size=2)
     array([[7., 7., 7.], [7., 7., 7.], [7., 7., 7.]], dtype=float32)

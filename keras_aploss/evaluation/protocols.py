@@ -56,6 +56,7 @@ def evaluate_leave_one_out(
     Image 0 finds its partner (2) behind image 1; image 2 finds it first. Image 1 is
     alone with its label: it has no AP and is left out of the means.
 
+    >>> from keras_aploss import evaluate_leave_one_out
     >>> embeddings = [[1.0, 0.0], [0.8, 0.6], [0.6, -0.8]]
     >>> result = evaluate_leave_one_out(embeddings, [0, 1, 0], ks=(1,))
     >>> result.average_precision
@@ -109,6 +110,7 @@ def evaluate_query_database(
     Example:
     The nearest image, 0, is junk; the relevant image 2 follows image 1.
 
+    >>> from keras_aploss import evaluate_query_database
     >>> database = [[1.0, 0.0], [0.8, 0.6], [0.6, -0.8]]
     >>> arguments = [[1.0, 0.0]], database, [[2]], [[0]]
     >>> evaluate_query_database(*arguments).metrics["map"]
@@ -140,6 +142,7 @@ def relevant_by_label(query_labels, database_labels) -> list[np.ndarray]:
     Queries of one label share one array, so the list takes O(Q + N) memory.
 
     Example:
+    >>> from keras_aploss import relevant_by_label
     >>> relevant_by_label([7, -1], [7, -1, 3, 7])
     [array([0, 3]), array([], dtype=int64)]
     """
@@ -176,6 +179,7 @@ def top_k(
         similarities the lower index comes first.
 
     Example:
+    >>> from keras_aploss import top_k
     >>> indices, similarities = top_k([[1.0, 0.0]], [[0.5, 0.0], [2.0, 0.0]], k=2)
     >>> indices, similarities
     (array([[1, 0]]), array([[2. , 0.5]], dtype=float32))

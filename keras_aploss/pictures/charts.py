@@ -127,6 +127,7 @@ def draw_curves(
         An RGB `PIL.Image.Image`, 9 by 5.
 
     Example:
+    >>> from keras_aploss import draw_curves
     >>> history = {"loss": [0.61, 0.42, 0.35], "val_map": [0.38, 0.55, 0.6]}
     >>> draw_curves(history, title="Training").size
     (720, 400)
@@ -219,6 +220,7 @@ def draw_histogram(
         An RGB `PIL.Image.Image`, 9 by 5.
 
     Example:
+    >>> from keras_aploss import draw_histogram
     >>> chart = draw_histogram([-1, -0.5, 0, 0.5, 1], [0, 0, 1, 3, 6], [2, 9, 9, 1, 0])
     >>> chart.size
     (720, 400)

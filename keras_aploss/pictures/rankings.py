@@ -46,6 +46,14 @@ class Ranking(NamedTuple):
         average_precision: Exact AP of the query over its whole list; NaN, the
             default, where it has no positive.
         name: What the query shows, for instance the name of its class.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_aploss import Ranking, draw_rankings
+    >>> jay, crow = np.zeros((2, 32, 32, 3), "uint8")
+    >>> ranking = Ranking(jay, [jay, crow], [True, False], [0.9, 0.2], 1.0, "jay")
+    >>> draw_rankings([ranking]).mode
+    'RGB'
     """
 
     query: np.ndarray
@@ -59,6 +67,8 @@ class Ranking(NamedTuple):
 def fit_image(image: np.ndarray, size: int) -> Image.Image:
     """Scale an image, whole and undistorted, into a square of `size` pixels.
 
+    >>> import numpy as np
+    >>> from keras_aploss import fit_image
     >>> fit_image(np.zeros((32, 64, 3), "uint8"), 96).size
     (96, 96)
     """
@@ -102,6 +112,8 @@ def draw_rankings(
         An RGB `PIL.Image.Image`.
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import Ranking, draw_rankings
     >>> images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), "uint8")
     >>> ranking = Ranking(
     ...     query=images[0],
@@ -277,6 +289,8 @@ def draw_grid(
         An RGB `PIL.Image.Image`.
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import draw_grid
     >>> images = np.zeros((5, 32, 32, 3), "uint8")
     >>> draw_grid(images, columns=3, size=40, gap=4).size
     (136, 92)
@@ -310,6 +324,8 @@ def draw_sprite(
         The sheet, and the side of its thumbnails in pixels.
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import draw_sprite
     >>> sheet, size = draw_sprite(np.zeros((5, 32, 32, 3), "uint8"), size=20)
     >>> sheet.size, size
     ((60, 60), 20)

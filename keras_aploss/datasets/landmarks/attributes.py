@@ -66,7 +66,7 @@ class Landmark:
 
 
 def describe_landmark(seed: int, number: int) -> Landmark:
-    """Draws the attributes of landmark `number`, a function of both integers only.
+    """Draw the attributes of landmark `number`, a function of both integers only.
 
     Example:
     >>> describe_landmark(seed=0, number=3) == describe_landmark(seed=0, number=3)

@@ -213,14 +213,14 @@ def _paint_sign(canvas, mark, box):
 
 
 def tower_positions(mark: Landmark) -> list[float]:
-    """Returns where the towers begin, from left to right."""
+    """Return where the towers begin, from left to right."""
     left, right = 0.5 - mark.width / 2 - 0.05, 0.5 + mark.width / 2 + 0.05 - TOWER
     places = {"left": [left], "right": [right], "both": [left, right], "none": []}
     return places.get(mark.towers, [0.5 - TOWER / 2])
 
 
 def draw_facade(mark: Landmark, size: int, *, lit: bool = False) -> Image.Image:
-    """Paints the front of a building on a transparent square.
+    """Paint the front of a building on a transparent square.
 
     Args:
         mark: Its attributes.

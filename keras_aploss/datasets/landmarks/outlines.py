@@ -89,7 +89,7 @@ def jitter(rng, colour, amount):
 
 
 class Canvas:
-    """Paints outlines on a square image.
+    """Paint outlines on a square image.
 
     Args:
         image: The image, changed in place.

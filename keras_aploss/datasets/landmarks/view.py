@@ -1,4 +1,4 @@
-"""Photographs of a landmark: camera, light, exposure.
+"""Photograph of a landmark: camera, light, exposure.
 
 The problem: two views of one building must share the building and nothing else. The
 front is a plane in space, hung before a random camera by one perspective warp; a side
@@ -175,7 +175,7 @@ def _draw_front(mark, size, night):
 
 
 def landmark_views(seed: int, number: int, count: int, image_size: int) -> np.ndarray:
-    """Photographs landmark `number` `count` times.
+    """Photograph landmark `number` `count` times.
 
     Args:
         seed: Seed of the whole set.
