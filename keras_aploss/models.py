@@ -108,13 +108,13 @@ def retrieval_model(
 
 
 def small_resnet(
-    filters: Sequence[int] = (32, 64, 128, 256), name: str = "small_resnet"
+    filters: Sequence[int] = (32, 64, 128), name: str = "small_resnet"
 ) -> keras.Model:
     """A residual network that trains from random weights on a CPU in minutes.
 
     A strided convolution, then one residual block for each entry of `filters`, each
-    after the first halving the map: a stride of 16 at the end. Pixels of 0-255 are
-    scaled inside. Batch normalization is trained.
+    after the first halving the map: a stride of 8 at the end of the default. Pixels of
+    0-255 are scaled inside. Batch normalization is trained.
 
     Args:
         filters: number of filters of each block; the last is `C`.
@@ -122,7 +122,7 @@ def small_resnet(
 
     Returns:
         A `keras.Model` from images `(B, H, W, 3)` to feature maps
-        `(B, H / 16, W / 16, C)`, not negative.
+        `(B, h, w, C)`, not negative.
 
     Example:
     >>> from keras_aploss import small_resnet

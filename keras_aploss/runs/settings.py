@@ -60,7 +60,7 @@ class RunSettings:
     whitening_power: float = _field(0.5, "Power of the variances that it divides by.")
     classes_per_batch: int = _field(16, "Classes in a batch.")
     images_per_class: int = _field(8, "Images of each class in a batch.")
-    epochs: int = _field(10, "Number of epochs.")
+    epochs: int = _field(12, "Number of epochs.")
     steps_per_epoch: int = _field(
         0, "Batches per epoch; 0: as many as hold all training images once."
     )
