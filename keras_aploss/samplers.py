@@ -85,18 +85,7 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        labels = np.asarray(labels)
-        if labels.ndim != 1 or len(labels) != len(images):
-            raise ValueError(
-                "Expected one label per image. Received: labels of shape "
-                f"{labels.shape} for {len(images)} images."
-            )
-        if labels.dtype.kind not in "iu":
-            raise ValueError(
-                "Expected integer class labels. Received: labels of dtype "
-                f"{labels.dtype}. Number the classes, e.g. with "
-                "`np.unique(labels, return_inverse=True)[1]`."
-            )
+        labels = _check_labels(labels, len(images))
         self.classes = np.unique(labels[labels >= 0])
         if not 1 <= classes_per_batch <= len(self.classes):
             raise ValueError(
@@ -240,3 +229,18 @@ class ClassBalancedSampler(keras.utils.PyDataset):
             "Expected at least one readable image in each class. Received: class "
             f"{self.labels[index]}, none of whose {len(members)} images can be read."
         )
+
+
+def _check_labels(labels, num_images):
+    labels = np.asarray(labels)
+    if labels.shape != (num_images,):
+        raise ValueError(
+            "Expected one label per image. Received: labels of shape "
+            f"{labels.shape} for {num_images} images."
+        )
+    if labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"Expected integer class labels. Received: labels of dtype {labels.dtype}. "
+            "Number the classes, e.g. with `np.unique(labels, return_inverse=True)[1]`."
+        )
+    return labels

@@ -51,8 +51,7 @@ def quantized_average_precision(
     Args:
         similarity: float tensor `(Q, N)`: similarity of each query to each image of
             its list. 16-bit floats are computed in float32.
-        relevance: tensor `(Q, N)`, boolean or 0/1: true where the image is a positive
-            of the query.
+        relevance: boolean or 0/1 tensor `(Q, N)`: true where an image is a positive.
         num_bins: number of bins `M`, at least 2. The paper uses 20.
         similarity_range: `(low, high)`, the centres of the last and the first bin.
 
@@ -181,8 +180,6 @@ class APLoss(keras.losses.Loss):
     >>> mixed = apart[[0, 2, 1, 3]]  # each image beside one of the other class
     >>> round(float(APLoss()(labels, mixed)), 4)
     0.5
-    >>> APLoss(reduction=None)(labels, mixed).shape
-    TensorShape([4])
     """
 
     def __init__(
@@ -284,13 +281,12 @@ def _float_dtype(dtype):
 def _check_bins(num_bins, similarity_range):
     if not isinstance(num_bins, int | np.integer) or num_bins < 2:
         raise ValueError(
-            "`num_bins` must be an integer of at least 2: a similarity lies between "
-            f"two bins. Received: num_bins={num_bins!r}."
+            f"Expected an integer `num_bins` >= 2. Received: num_bins={num_bins!r}."
         )
     limits = tuple(similarity_range)
     if len(limits) != 2 or not -np.inf < limits[0] < limits[1] < np.inf:
         raise ValueError(
-            "`similarity_range` must be (low, high) with low < high, both finite. "
+            "Expected `similarity_range` to be (low, high), finite, low < high. "
             f"Received: similarity_range={similarity_range!r}."
         )
 
@@ -309,9 +305,8 @@ def _check_labels(y_true):
         values = _values_if_eager(labels)
         if values is None or not np.array_equal(values, np.floor(values)):
             raise ValueError(
-                "Expected integer class labels in `y_true`. Received: "
-                f"dtype={dtype}. Cast them with `y_true.astype('int64')`; if they are "
-                "not class ids, number the classes first."
+                f"Expected integer class labels in `y_true`. Received: dtype={dtype}. "
+                "Number the classes, or cast them with `y_true.astype('int64')`."
             )
     wide = "64" in dtype or dtype == "uint32"
     return ops.reshape(ops.cast(labels, "int64" if wide else "int32"), (-1,))  # (B,)
