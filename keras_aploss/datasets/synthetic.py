@@ -51,8 +51,7 @@ def synthetic_landmarks(
             raise ValueError(
                 f"Expected an integer of at least {least}. Received: {name}={value!r}."
             )
-    names = [f"train landmark {i:04d}" for i in range(num_landmarks)]
-    names += [f"test landmark {i:04d}" for i in range(num_test_landmarks)]
+    names = [f"landmark {i}" for i in range(num_landmarks + num_test_landmarks)]
 
     def draw(first_label, first_landmark, count):
         landmarks = range(first_landmark, first_landmark + count)

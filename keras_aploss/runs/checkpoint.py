@@ -10,7 +10,11 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_aploss.callbacks import RetrievalEvaluation
+from keras_aploss.callbacks import (
+    RetrievalEvaluation,
+    Snapshot,
+    evaluate_embeddings,
+)
 from keras_aploss.samplers import ClassBalancedSampler
 
 
@@ -23,10 +27,11 @@ class RunCheckpoint(keras.callbacks.Callback):
     the sampler the number of the epoch.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; made if it does not exist.
         sampler: the sampler that `fit` draws from.
-        evaluation: the evaluation in the same list of callbacks, before this one; the
-            embeddings of the untrained model are kept in `before.npy`.
+        evaluation: the evaluation in the same list of callbacks, before this one. The
+            embeddings of the untrained model are kept in `before.npy`, and handed to
+            it when the run goes on.
 
     Attributes:
         rows: the history, a dictionary per finished epoch.
@@ -54,53 +59,122 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.evaluation = evaluation
         self.rows: list[dict[str, float]] = []
 
+    def on_train_begin(self, logs=None):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.rows:
+            self.evaluation.before = read_before(self.folder, self.evaluation)
+
     def on_epoch_begin(self, epoch, logs=None):
         self.sampler.epoch = epoch
         self.started = time.monotonic()
+        if (self.folder / "last.keras").exists():
+            return
         before = self.evaluation.before
-        if before is not None and not self.rows:
-            with open(self.folder / "before.npy", "wb") as file:
-                np.save(file, before.embeddings)
-        if not (self.folder / "last.keras").exists():
-            replace(self.folder / "best.keras", self.model.save)
-            replace(self.folder / "last.keras", self.model.save)
+        if before is not None:
+            replace(
+                self.folder / "before.npy",
+                lambda path: np.save(path, before.embeddings),
+            )
+        replace(self.folder / "best.keras", self.model.save)
+        replace(self.folder / "last.keras", self.model.save)
 
     def on_epoch_end(self, epoch, logs=None):
         values = {name: float(value) for name, value in (logs or {}).items()}
-        seconds = round(time.monotonic() - self.started, 1)
-        best = max((row["val_map"] for row in self.rows), default=-1.0)
-        self.rows.append({"epoch": epoch + 1, **values, "seconds": seconds})
+        best = max((row.get("val_map", -1.0) for row in self.rows), default=-1.0)
+        self.rows.append(
+            {
+                "epoch": epoch + 1,
+                "step": int(self.model.optimizer.iterations),
+                **values,
+                "seconds": round(time.monotonic() - self.started, 1),
+            }
+        )
         replace(self.folder / "history.csv", self._write_history)
-        replace(self.folder / "new.keras", self.model.save)
-        if values["val_map"] > best:
+        new = self.folder / "unfinished_new.keras"
+        self.model.save(new)
+        if values.get("val_map", -1.0) > best:
             replace(
-                self.folder / "best.keras",
-                lambda path: shutil.copyfile(self.folder / "new.keras", path),
+                self.folder / "best.keras", lambda path: shutil.copyfile(new, path)
             )
-        os.replace(self.folder / "new.keras", self.folder / "last.keras")
+        replace(self.folder / "last.keras", new.rename)
 
     def _write_history(self, path):
+        # An epoch that was not evaluated lacks some names.
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
 
 
-def read_history(folder: pathlib.Path) -> list[dict[str, float]]:
-    """Read `history.csv` as `RunCheckpoint.rows`; nothing if there is none."""
+def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
+    """Read `history.csv` as `RunCheckpoint.rows`.
+
+    Args:
+        folder: the run folder.
+        step: steps that the model in `last.keras` has made; later epochs, of which the
+            history was written but not the model, are left out.
+
+    Raises:
+        ValueError: if the file does not tell which epoch ended with this step.
+    """
     path = folder / "history.csv"
-    if not path.exists():
+    if step == 0:
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [
-            {name: float(value) for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
-    return [{**row, "epoch": int(row["epoch"])} for row in rows]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [
+                {name: float(value) for name, value in row.items() if value != ""}
+                for row in csv.DictReader(file)
+            ]
+        rows = [{**row, "epoch": int(row["epoch"])} for row in rows]
+        rows = [{**row, "step": int(row["step"])} for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected the history of the run. Received: {str(path)!r}, which cannot be "
+            f"read: {error}. Restore it, or begin a new run."
+        ) from error
+    rows = [row for row in rows if row["step"] <= step]
+    if not rows or rows[-1]["step"] != step:
+        raise ValueError(
+            f"Expected a history in which an epoch ends with step {step}, that of the "
+            f"model in `last.keras`. Received: {str(path)!r}, which has none. Restore "
+            "it, or begin a new run."
+        )
+    return rows
+
+
+def read_before(
+    folder: pathlib.Path, evaluation: RetrievalEvaluation
+) -> Snapshot | None:
+    """Read what the evaluation saw before training; None if it saw other images."""
+    path = folder / "before.npy"
+    embeddings = np.load(path) if path.exists() else None
+    if embeddings is None or len(embeddings) != len(evaluation.labels):
+        return None
+    result = evaluate_embeddings(embeddings, evaluation.labels, evaluation.queries)
+    return Snapshot(-1, embeddings, result)
+
+
+def load_model(path: pathlib.Path, *, compile: bool = False) -> keras.Model:
+    """Load a `.keras` file, or say in a sentence that it is none."""
+    if not path.exists():
+        raise ValueError(f"Expected a `.keras` file. Received: {str(path)!r}: no file.")
+    try:
+        return keras.saving.load_model(path, compile=compile)
+    # A damaged archive raises almost anything: BadZipFile, KeyError, ValueError...
+    except Exception as error:
+        raise ValueError(
+            f"Expected a whole `.keras` file. Received: {str(path)!r}, which cannot be "
+            f"read: {' '.join(str(error).split()) or type(error).__name__}."
+        ) from error
 
 
 def replace(path: pathlib.Path, write: Callable) -> None:
     """Write beside a file, then put it in its place in one step."""
     unfinished = path.with_name("unfinished_" + path.name)
     write(unfinished)
+    # Without this, a power cut can leave the new name with no content.
+    with open(unfinished, "rb") as file:
+        os.fsync(file.fileno())
     os.replace(unfinished, path)

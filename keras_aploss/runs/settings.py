@@ -6,13 +6,25 @@ a line of the run folder's `settings.json`, and an argument of `RunSettings`.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any
 
+AT_LEAST_1 = "at least 1", lambda value: value >= 1
+AT_LEAST_2 = "at least 2", lambda value: value >= 2
+NOT_NEGATIVE = "not negative", lambda value: value >= 0
+ABOVE_0 = "above 0", lambda value: value > 0
+FRACTION = "above 0 and below 1", lambda value: 0 < value < 1
+SHARE = "above 0 and at most 1", lambda value: 0 < value <= 1
+POWER = "between 0 and 1", lambda value: 0 <= value <= 1
+NOT_EMPTY = "not empty", bool
+POOLING = "'gem', 'max' or 'average'", ("gem", "max", "average").__contains__
 
-def _field(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
+
+def _field(default: Any, help: str, allowed: tuple | None = None) -> Any:
+    metadata = {"help": help, "allowed": allowed}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +35,8 @@ class RunSettings:
     weights on the embedded data set in about three minutes on two cores.
 
     Raises:
-        ValueError: from `load`, if the file is not JSON, or names a setting that does
-            not exist or has a value of the wrong type.
+        ValueError: if a value is of the wrong type or out of range; from `load` also if
+            the file is not JSON, or names a setting that does not exist.
 
     Example:
     >>> from keras_aploss import RunSettings
@@ -37,53 +49,93 @@ class RunSettings:
         "What to train on: 'landmarks' (the embedded set), a folder with one sub-folder"
         " of images per class (or 'train' and 'test' folders of such), or a CSV file"
         " with the columns path, label and, if wanted, split.",
+        NOT_EMPTY,
     )
     name: str = _field("", "Name of the exported model; by default that of the data.")
-    image_size: int = _field(64, "Side of the square images that the model sees.")
-    test_fraction: float = _field(
-        0.25, "Share of the classes kept for the test, if the data name no test set."
+    image_size: int = _field(
+        64, "Side of the square images that the model sees.", AT_LEAST_1
     )
-    num_landmarks: int = _field(200, "Embedded set: number of training landmarks.")
-    num_test_landmarks: int = _field(50, "Embedded set: number of test landmarks.")
-    views_per_landmark: int = _field(10, "Embedded set: images of each landmark.")
+    test_fraction: float = _field(
+        0.25,
+        "Share of the classes kept for the test, if the data name no test set.",
+        FRACTION,
+    )
+    num_landmarks: int = _field(
+        200, "Embedded set: number of training landmarks.", AT_LEAST_2
+    )
+    num_test_landmarks: int = _field(
+        50, "Embedded set: number of test landmarks.", AT_LEAST_2
+    )
+    views_per_landmark: int = _field(
+        10, "Embedded set: images of each landmark.", AT_LEAST_2
+    )
     backbone: str = _field(
-        "small_resnet", "'small_resnet' or a class of keras.applications ('ResNet50')."
+        "small_resnet",
+        "'small_resnet' or a class of keras.applications ('ResNet50').",
+        NOT_EMPTY,
     )
     weights: str = _field(
         "", "Weights of the backbone: '' (random), 'imagenet' or a file."
     )
-    units: int = _field(128, "Size of the embedding.")
-    pooling: str = _field("gem", "'gem', 'max' or 'average'.")
+    units: int = _field(128, "Size of the embedding.", AT_LEAST_1)
+    pooling: str = _field("gem", "'gem', 'max' or 'average'.", POOLING)
     whitening: bool = _field(
         False, "Learn a PCA whitening on the training images after training."
     )
-    whitening_power: float = _field(0.5, "Power of the variances that it divides by.")
-    classes_per_batch: int = _field(16, "Classes in a batch.")
-    images_per_class: int = _field(8, "Images of each class in a batch.")
-    epochs: int = _field(12, "Number of epochs.")
+    whitening_power: float = _field(
+        0.5, "Power of the variances that it divides by.", POWER
+    )
+    classes_per_batch: int = _field(16, "Classes in a batch.", AT_LEAST_2)
+    images_per_class: int = _field(8, "Images of each class in a batch.", AT_LEAST_2)
+    epochs: int = _field(12, "Number of epochs.", AT_LEAST_1)
     steps_per_epoch: int = _field(
-        0, "Batches per epoch; 0: as many as hold all training images once."
+        0,
+        "Batches per epoch; 0: as many as hold all training images once.",
+        NOT_NEGATIVE,
     )
     learning_rate: float = _field(
-        2e-3, "Highest learning rate of Adam; it warms up, then falls along a cosine."
+        2e-3,
+        "Highest learning rate of Adam; it warms up, then falls along a cosine.",
+        ABOVE_0,
     )
-    weight_decay: float = _field(1e-4, "Decoupled weight decay (AdamW).")
-    num_bins: int = _field(20, "Bins of the AP loss.")
+    weight_decay: float = _field(1e-4, "Decoupled weight decay (AdamW).", NOT_NEGATIVE)
+    num_bins: int = _field(20, "Bins of the AP loss.", AT_LEAST_2)
     exclude_self: bool = _field(
         False, "Leave a query out of its own ranked list in the AP loss."
     )
     augment: bool = _field(True, "Augment the training images at random.")
-    crop_scale: float = _field(0.6, "Augmentation: least area of the random crop.")
-    rotation: float = _field(5.0, "Augmentation: largest rotation, in degrees.")
+    crop_scale: float = _field(
+        0.6, "Augmentation: least area of the random crop.", SHARE
+    )
+    rotation: float = _field(
+        5.0, "Augmentation: largest rotation, in degrees.", NOT_NEGATIVE
+    )
     flip: bool = _field(False, "Augmentation: mirror every other image.")
     colour_jitter: float = _field(
-        0.2, "Augmentation: range of brightness, contrast and saturation."
+        0.2, "Augmentation: range of brightness, contrast and saturation.", NOT_NEGATIVE
     )
-    seed: int = _field(0, "Seed of everything random.")
-    workers: int = _field(1, "Threads that prepare batches.")
+    seed: int = _field(0, "Seed of everything random.", NOT_NEGATIVE)
+    workers: int = _field(1, "Threads that prepare batches.", AT_LEAST_1)
     cache_gib: float = _field(
-        4.0, "Decode files once and keep them in memory if they need less than this."
+        4.0,
+        "Decode files once and keep them in memory if they need less than this.",
+        NOT_NEGATIVE,
     )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+
+    @property
+    def model_name(self) -> str:
+        """Name of the exported model: `name`, or that of the data.
+
+        >>> RunSettings(data="photos/").model_name
+        'photos'
+        """
+        path = pathlib.Path(self.data)
+        stem = path.stem if path.suffix.lower() == ".csv" else path.resolve().name
+        return self.name or stem or "model"
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the settings to a JSON file."""
@@ -96,21 +148,38 @@ class RunSettings:
         problem = f"Expected a JSON file of settings. Received: {os.fspath(path)!r},"
         try:
             values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{problem} which cannot be read: {error}") from error
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) - set(fields):
-            unknown = sorted(set(values) - set(fields)) if values else values
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{problem} which cannot be read: {error}.") from error
+        if not isinstance(values, dict):
             raise ValueError(
-                f"{problem} with unknown settings {unknown}. `keras-aploss train "
-                "--help` lists them all."
+                f"{problem} which holds no object of settings such as "
+                '{"epochs": 20}. Write one.'
             )
-        for name, value in values.items():
-            kind = type(fields[name].default)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if type(value) is not kind and not (kind is float and whole):
-                raise ValueError(
-                    f"{problem} where {name}={value!r}. It must be of type "
-                    f"{kind.__name__}."
-                )
-        return cls(**values)
+        unknown = sorted(
+            set(values) - {field.name for field in dataclasses.fields(cls)}
+        )
+        if unknown:
+            raise ValueError(
+                f"{problem} with unknown settings: {', '.join(unknown)}. `keras-aploss "
+                "train --help` lists them all."
+            )
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{problem} with a wrong value: {error}") from error
+
+
+def _check(field, value):
+    kind = type(field.default)
+    whole = type(value) is int and kind is float
+    if type(value) is not kind and not whole:
+        raise ValueError(
+            f"Expected `{field.name}` to be of type {kind.__name__}. Received: "
+            f"{field.name}={value!r}."
+        )
+    finite = not isinstance(value, float) or math.isfinite(value)
+    wanted, allows = field.metadata["allowed"] or ("finite", lambda value: True)
+    if not finite or not allows(value):
+        raise ValueError(
+            f"Expected `{field.name}` to be {wanted}. Received: {field.name}={value!r}."
+        )
