@@ -4,14 +4,15 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping
 
 import click
-import keras
 import numpy as np
+import rich.box
+import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
@@ -21,14 +22,16 @@ from keras_aploss.export import export_saved_model
 from keras_aploss.runs import (
     RunReport,
     RunSettings,
-    choose_test_set,
     pixel_embeddings,
-    read_image_sets,
     train_run,
     write_evaluation,
 )
+from keras_aploss.runs.checkpoint import load_model
+from keras_aploss.runs.images import read_evaluation_set
 
 SHOWN = {"map": "mAP", "recall_at_1": "recall@1", "map_at_r": "MAP@R"}
+DEFAULT_EXPORT = "saved_models"
+INTERRUPTED = 130  # the exit code of shells for Ctrl-C
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,7 +86,7 @@ def _settings_options(command):
 )
 @click.option(
     "--export-to",
-    default="saved_models",
+    default=DEFAULT_EXPORT,
     show_default=True,
     help="Folder of the exported models; '' exports nothing.",
 )
@@ -109,9 +112,11 @@ def train(context, config, run_dir, resume, export_to, **options):
             if given or config or run_dir:
                 raise ValueError(
                     "Expected `--resume` without other settings: a run goes on with "
-                    f"those of its `settings.json`. Received: {sorted(given)}."
+                    "those of its `settings.json`. Received also: "
+                    f"{_as_options([*given, *_names(config=config, run_dir=run_dir)])}."
                 )
-            settings, run_dir = RunSettings.load(resume / "settings.json"), resume
+            run_dir, path = resume, resume / "settings.json"
+            settings = RunSettings.load(path) if path.exists() else RunSettings()
         else:
             settings = RunSettings.load(config) if config else RunSettings()
             settings = dataclasses.replace(settings, **given)
@@ -126,13 +131,10 @@ def train(context, config, run_dir, resume, export_to, **options):
             verbose=1 if sys.stdout.isatty() else 2,
         )
     if report.interrupted:
-        click.echo(
-            f"\nInterrupted. {run_dir}/last.keras is the model after the last finished "
-            f"epoch.\nGo on with:  keras-aploss train --resume {run_dir}"
-        )
-        sys.exit(130)
+        _print_interrupted(report, settings, export_to)
+        sys.exit(INTERRUPTED)
     _print_metrics(report.metrics, "Exact metrics on classes never seen in training")
-    _print_next_steps(report, settings, time.monotonic() - started)
+    _print_next_steps(report, time.monotonic() - started)
 
 
 @main.command()
@@ -158,24 +160,10 @@ def evaluate(model, data, split, image_size, report):
     """
     with _clear_errors():
         path, settings = _find_model(model, image_size)
-        if data:
-            settings = dataclasses.replace(settings, data=data)
-        network = keras.saving.load_model(path, compile=False)
-        sets = read_image_sets(settings, verbose=1)
-        if split:
-            if split not in sets:
-                raise ValueError(
-                    f"Expected one of the splits {sorted(sets)}. Received: {split!r}."
-                )
-            chosen = sets[split], None
-        else:
-            chosen = choose_test_set(sets)
-        if chosen is None:
-            raise ValueError(
-                "Expected a split named test, or query and gallery. Received: "
-                f"{sorted(sets)}. Choose one with `--split`."
-            )
-        images, queries = chosen
+        network = load_model(path)
+        images, queries = read_evaluation_set(
+            settings, data, split, verbose=int(sys.stdout.isatty())
+        )
         evaluation = RetrievalEvaluation(images.images, images.labels, queries=queries)
         evaluation.set_model(network)
         snapshot = evaluation.evaluate(-1)
@@ -191,7 +179,11 @@ def evaluate(model, data, split, image_size, report):
     count = int(np.isfinite(snapshot.result.average_precision).sum())
     _print_metrics(metrics, f"Exact metrics of {count:,} queries")
     if images.skipped:
-        click.echo(f"{len(images.skipped)} files could not be read and are left out.")
+        click.echo(f"\nLeft out: {len(images.skipped)} files or classes, such as")
+        for path, reason in images.skipped[:3]:
+            click.echo(f"  {path}: {reason}")
+    if written:
+        click.echo("\nWritten:")
     for file in written:
         click.echo(f"  {file}")
 
@@ -213,10 +205,9 @@ def export(model, output, image_size):
     """
     with _clear_errors():
         path, settings = _find_model(model, image_size)
-        name = settings.name or pathlib.Path(settings.data).stem
         version = export_saved_model(
-            keras.saving.load_model(path, compile=False),
-            output or f"saved_models/{name}",
+            load_model(path),
+            output or f"saved_models/{settings.model_name}",
             image_size=settings.image_size,
         )
     click.echo(f"Exported to {version}")
@@ -235,33 +226,52 @@ def _find_model(path, image_size):
     if (folder / "settings.json").exists():
         settings = RunSettings.load(folder / "settings.json")
     elif image_size:
-        settings = RunSettings()
+        settings = RunSettings(name=path.stem)
     else:
         raise ValueError(
             f"Expected `--image-size`: {str(path)!r} lies in no run folder that tells "
             "with which size it was trained."
         )
-    if image_size:
+    if image_size is not None:
         settings = dataclasses.replace(settings, image_size=image_size)
     return path, settings
 
 
 def _new_run_dir(settings):
-    name = settings.name or pathlib.Path(settings.data).stem
-    return pathlib.Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    now = time.strftime("%Y%m%d-%H%M%S")
+    return pathlib.Path("runs") / f"{settings.model_name}-{now}"
 
 
 @contextlib.contextmanager
 def _clear_errors():
-    """Show a `ValueError`, which says what to do, without a traceback."""
+    """Show what the user can mend, or has caused, without a traceback."""
     try:
         yield
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        # Within the training the report tells of it: here nothing was begun.
+        click.echo("\nInterrupted: nothing was written.", err=True)
+        sys.exit(INTERRUPTED)
+    except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
+        # Of TensorFlow's errors the first line tells what, the others where.
+        message = str(error).strip() or type(error).__name__
+        if isinstance(error, tf.errors.OpError):
+            message = message.splitlines()[0]
+        raise click.ClickException(message) from error
+
+
+def _print_interrupted(report: RunReport, settings: RunSettings, export_to: str):
+    command = f"keras-aploss train --resume {shlex.quote(str(report.folder))}"
+    if export_to != DEFAULT_EXPORT:
+        command += f" --export-to {shlex.quote(export_to)}"
+    model = report.folder / "last.keras"
+    state = f"{report.epochs} of {settings.epochs} epochs are finished"
+    if report.epochs:
+        state += f"; {model} is the model after the last of them"
+    click.echo(f"\nInterrupted: {state}.\nGo on with:  {command}")
 
 
 def _print_metrics(rows: Mapping[str, Mapping[str, float]], title: str) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for heading in SHOWN.values():
         table.add_column(heading, justify="right")
@@ -269,36 +279,47 @@ def _print_metrics(rows: Mapping[str, Mapping[str, float]], title: str) -> None:
         style = "bold" if name in ("after training", "model") else None
         table.add_row(name, *(f"{metrics[key]:.3f}" for key in SHOWN), style=style)
     console = Console()
-    console.print()
+    # Not the title of the table, which would wrap at its width.
+    console.print(f"\n[bold]{title}[/bold]")
     console.print(table)
 
 
-def _print_next_steps(report: RunReport, settings: RunSettings, seconds: float) -> None:
+def _print_next_steps(report: RunReport, seconds: float) -> None:
     folder = report.folder
-    minutes = f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-    lines = [
-        f"Done in {minutes}. The run folder is {folder}:",
-        f"  {folder}/evaluation/rankings.png   unseen queries, before and after",
-        f"  {folder}/curves.png                loss and metrics of each epoch",
-        f"  {folder}/best.keras                the model with the best mAP",
-    ]
+    files = {
+        folder / "evaluation" / "rankings.png": "unseen queries, before and after",
+        folder / "curves.png": "loss and metrics of each epoch",
+        folder / "best.keras": "the model with the best mAP",
+    }
     if report.saved_model:
-        lines.append(f"  {report.saved_model}   the SavedModel for TensorFlow Serving")
-    lines += [
+        files[report.saved_model] = "the SavedModel for TensorFlow Serving"
+    width = max(len(str(file)) for file in files)
+    quoted = shlex.quote(str(folder))
+    lines = [
+        f"Done in {int(seconds) // 60} min {int(seconds) % 60:02d} s. Look at:",
+        *(f"  {file!s:{width}}  {what}" for file, what in files.items()),
         "",
         "Next:",
-        f"  tensorboard --logdir {folder}/tensorboard",
-        f"  keras-aploss evaluate {folder} --data PHOTOS --report report",
+        f"  tensorboard --logdir {quoted}/tensorboard",
+        f"  keras-aploss evaluate {quoted} --data PHOTOS --report report",
         "    (PHOTOS: your images, one sub-folder per class)",
     ]
     if report.saved_model:
         model = report.saved_model.parent.resolve()
+        name = model.name
         lines += [
-            f"  docker run -p 8501:8501 -v {model}:/models/{model.name} \\",
-            f"    -e MODEL_NAME={model.name} tensorflow/serving",
+            f"  docker run -p 8501:8501 -e MODEL_NAME={name} \\",
+            f"    -v {shlex.quote(f'{model}:/models/{name}')} tensorflow/serving",
         ]
-    # A long path must stay one word, to be copied.
-    click.echo("\n" + re.sub(r" +\n", "\n", "\n".join(lines)))
+    click.echo("\n".join(lines))
+
+
+def _names(**values):
+    return [name for name, value in values.items() if value]
+
+
+def _as_options(names):
+    return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ killed goes on from it and ends with the weights of an unbroken run.
 """
 
 from keras_aploss.runs.checkpoint import RunCheckpoint
-from keras_aploss.runs.images import RunData, choose_test_set, read_image_sets
 from keras_aploss.runs.reports import pixel_embeddings, write_evaluation
 from keras_aploss.runs.settings import RunSettings
 from keras_aploss.runs.training import RunReport, train_run

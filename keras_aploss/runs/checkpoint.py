@@ -61,7 +61,7 @@ class RunCheckpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.rows:
+        if (self.folder / "last.keras").exists():
             self.evaluation.before = read_before(self.folder, self.evaluation)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -93,9 +93,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         new = self.folder / "unfinished_new.keras"
         self.model.save(new)
         if values.get("val_map", -1.0) > best:
-            replace(
-                self.folder / "best.keras", lambda path: shutil.copyfile(new, path)
-            )
+            replace(self.folder / "best.keras", lambda path: shutil.copyfile(new, path))
         replace(self.folder / "last.keras", new.rename)
 
     def _write_history(self, path):
@@ -131,8 +129,8 @@ def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
         rows = [{**row, "step": int(row["step"])} for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"Expected the history of the run. Received: {str(path)!r}, which cannot be "
-            f"read: {error}. Restore it, or begin a new run."
+            f"Expected the history of the run. Received: {str(path)!r}, which cannot "
+            f"be read: {error}. Restore it, or begin a new run."
         ) from error
     rows = [row for row in rows if row["step"] <= step]
     if not rows or rows[-1]["step"] != step:
@@ -165,7 +163,7 @@ def load_model(path: pathlib.Path, *, compile: bool = False) -> keras.Model:
     # A damaged archive raises almost anything: BadZipFile, KeyError, ValueError...
     except Exception as error:
         raise ValueError(
-            f"Expected a whole `.keras` file. Received: {str(path)!r}, which cannot be "
+            f"Expected a whole `.keras` file. Received: {str(path)!r}, which cannot "
             f"read: {' '.join(str(error).split()) or type(error).__name__}."
         ) from error
 

@@ -1,5 +1,7 @@
 """A training run: from settings to an exported model."""
 
+import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -11,7 +13,6 @@ import numpy as np
 from keras_aploss.callbacks import (
     RetrievalEvaluation,
     RetrievalTensorBoard,
-    Snapshot,
     evaluate_embeddings,
 )
 from keras_aploss.data import Augmentation
@@ -20,8 +21,14 @@ from keras_aploss.export import export_saved_model
 from keras_aploss.layers import PCAWhitening
 from keras_aploss.losses import APLoss
 from keras_aploss.models import retrieval_model
-from keras_aploss.runs.checkpoint import RunCheckpoint, read_history, replace
-from keras_aploss.runs.images import read_run_data
+from keras_aploss.runs.checkpoint import (
+    RunCheckpoint,
+    load_model,
+    read_before,
+    read_history,
+    replace,
+)
+from keras_aploss.runs.images import read_run_data, write_skipped
 from keras_aploss.runs.reports import (
     pixel_embeddings,
     write_curves,
@@ -41,13 +48,15 @@ class RunReport(NamedTuple):
         metrics: rows of exact metrics on the test images by name: `"raw pixels"`,
             `"before training"`, `"after training"`.
         saved_model: folder of the exported version; None if it was not exported.
-        interrupted: whether Ctrl-C ended the training; then there are no metrics.
+        interrupted: whether Ctrl-C ended the run; then there are no metrics.
+        epochs: number of finished epochs.
     """
 
     folder: pathlib.Path
     metrics: dict[str, dict[str, float]]
     saved_model: pathlib.Path | None
     interrupted: bool
+    epochs: int
 
 
 def train_run(
@@ -60,6 +69,9 @@ def train_run(
 ) -> RunReport:
     """Train a retrieval model, report on unseen classes and export the best one.
 
+    Ctrl-C ends the training; the report says so. Before the training has begun, while
+    the images are read, it leaves no run folder and raises `KeyboardInterrupt`.
+
     Args:
         settings: what to train, and how.
         folder: the run folder; see the module.
@@ -71,8 +83,8 @@ def train_run(
         A `RunReport`.
 
     Raises:
-        ValueError: if the folder already holds a run (without `resume`) or none (with
-            it), or the data cannot be trained on.
+        ValueError: if the folder already holds a run (without `resume`), or none or
+            one of other settings (with it), or the data cannot be trained on.
 
     Example (a minute; the first command of the README does the same with defaults):
     >>> from keras_aploss import RunSettings, train_run
@@ -81,79 +93,87 @@ def train_run(
     0.38
     """
     folder = pathlib.Path(folder)
-    if (folder / "last.keras").exists() != resume:
-        wanted = "no `last.keras`" if resume else "a finished or unfinished run"
-        raise ValueError(
-            f"Expected {'a run to resume' if resume else 'a new run folder'}. Received:"
-            f" {str(folder)!r}, which holds {wanted}. "
-            + ("Check its name." if resume else "Choose another, or resume that run.")
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    settings.save(folder / "settings.json")
+    _check_folder(folder, settings, resume)
     keras.utils.set_random_seed(settings.seed)
-    data = read_run_data(settings, folder, verbose=int(verbose != 0))
-    sampler = _sampler(settings, data.train)
-    evaluation = RetrievalEvaluation(
-        data.test.images,
-        data.test.labels,
-        queries=data.queries,
-        evaluate_before=not resume,
-        workers=settings.workers,
+    augment = _augmentation(settings) if settings.augment else None
+    begun = (folder / "last.keras").exists()
+    # Before the images, which can take minutes to read: what is wrong shows at once.
+    model = (
+        load_model(folder / "last.keras", compile=True) if begun else _model(settings)
     )
-    if resume:
-        model = keras.saving.load_model(folder / "last.keras")
-    else:
-        model = _model(settings, len(sampler))
-    checkpoint = RunCheckpoint(folder, sampler, evaluation)
-    done = int(model.optimizer.iterations) // len(sampler)
-    checkpoint.rows = read_history(folder)[:done]
-    callbacks = [
-        evaluation,
-        checkpoint,
-        keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
-        RetrievalTensorBoard(
-            folder / "tensorboard", evaluation, class_names=data.test.class_names
-        ),
-    ]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        if done < settings.epochs:
-            model.fit(
-                sampler,
-                epochs=settings.epochs,
-                initial_epoch=done,
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=verbose,
-            )
+        data = read_run_data(settings, verbose=int(verbose != 0))
+        sampler = _sampler(settings, data.train, augment)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # unless there is something in it
+        raise
+    if not resume:
+        replace(folder / "settings.json", settings.save)
+    write_skipped(folder, data.skipped)
+    if not begun:
+        _compile(model, settings, len(sampler))
+    checkpoint = _checkpoint(settings, folder, model, data, sampler)
+    try:
+        _fit(settings, checkpoint, model, data.test.class_names, verbose)
+        model = load_model(folder / "best.keras")
+        if settings.whitening:
+            _adapt_whitening(model, data.squares, settings)
+            replace(folder / "best.keras", model.save)
+        metrics = _report(checkpoint, model, data.test)
+        saved_model = None
+        if export_to is not None and keras.backend.backend() == "tensorflow":
+            path = pathlib.Path(export_to) / settings.model_name
+            size = settings.image_size
+            saved_model = export_saved_model(model, path, image_size=size)
     except KeyboardInterrupt:
-        return RunReport(folder, {}, None, True)
-    model = keras.saving.load_model(folder / "best.keras")
-    if settings.whitening:
-        _adapt_whitening(model, data.squares, settings)
-        replace(folder / "best.keras", model.save)
-    metrics = _report(folder, model, evaluation, data.test, checkpoint.rows)
-    saved_model = None
-    if export_to is not None and keras.backend.backend() == "tensorflow":
-        name = settings.name or pathlib.Path(settings.data).stem
-        saved_model = export_saved_model(
-            model, pathlib.Path(export_to) / name, image_size=settings.image_size
-        )
-    return RunReport(folder, metrics, saved_model, False)
+        return RunReport(folder, {}, None, True, len(checkpoint.rows))
+    return RunReport(folder, metrics, saved_model, False, len(checkpoint.rows))
 
 
-def _sampler(settings, train):
-    augment = None
-    if settings.augment:
-        jitter = settings.colour_jitter
-        augment = Augmentation(
-            settings.image_size,
-            scale=(settings.crop_scale, 1.0),
-            rotation=settings.rotation,
-            flip=settings.flip,
-            brightness=jitter,
-            contrast=jitter,
-            saturation=jitter,
+def _check_folder(folder, settings, resume):
+    """A new run needs a folder without a run, a resumed one that very run."""
+    name = str(folder)
+    if not resume:
+        if (folder / "settings.json").exists() or (folder / "last.keras").exists():
+            raise ValueError(
+                f"Expected a new run folder. Received: {name!r}, which holds a "
+                "finished or unfinished run. Choose another, or resume that run."
+            )
+        return
+    if not (folder / "settings.json").exists():
+        raise ValueError(
+            f"Expected a run to resume. Received: {name!r}, which holds no "
+            "`settings.json`. Check its name."
         )
+    saved = dataclasses.asdict(RunSettings.load(folder / "settings.json"))
+    changed = [
+        f"{field}={value!r} instead of {saved[field]!r}"
+        for field, value in dataclasses.asdict(settings).items()
+        if value != saved[field]
+    ]
+    if changed:
+        raise ValueError(
+            f"Expected the settings of the run to resume, {name!r}. Received: "
+            f"{', '.join(changed)}. Begin a new run for other settings."
+        )
+
+
+def _augmentation(settings):
+    jitter = settings.colour_jitter
+    return Augmentation(
+        settings.image_size,
+        scale=(settings.crop_scale, 1.0),
+        rotation=settings.rotation,
+        flip=settings.flip,
+        brightness=jitter,
+        contrast=jitter,
+        saturation=jitter,
+    )
+
+
+def _sampler(settings, train, augment):
     num_classes = len(np.unique(train.labels[train.labels >= 0]))
     if num_classes < settings.classes_per_batch:
         logger.warning(
@@ -174,17 +194,26 @@ def _sampler(settings, train):
     )
 
 
-def _model(settings, steps_per_epoch):
+def _model(settings):
     whitening = settings.whitening and PCAWhitening(
         power=settings.whitening_power, name="whitening"
     )
-    model = retrieval_model(
+    weights = settings.weights
+    if weights not in ("", "imagenet") and not pathlib.Path(weights).is_file():
+        raise ValueError(
+            "Expected `weights` to be '', 'imagenet' or a file. Received: "
+            f"weights={weights!r}, which is not a file. Check its spelling."
+        )
+    return retrieval_model(
         settings.backbone,
         settings.units,
         pooling=settings.pooling,
         whitening=whitening,
-        weights=settings.weights or None,
+        weights=weights or None,
     )
+
+
+def _compile(model, settings, steps_per_epoch):
     steps = settings.epochs * steps_per_epoch
     learning_rate = keras.optimizers.schedules.CosineDecay(
         settings.learning_rate / 10,
@@ -197,7 +226,48 @@ def _model(settings, steps_per_epoch):
     )
     loss = APLoss(settings.num_bins, exclude_self=settings.exclude_self)
     model.compile(optimizer, loss)
-    return model
+
+
+def _checkpoint(settings, folder, model, data, sampler):
+    """The checkpoint with its evaluation, at the epoch that the model has reached."""
+    evaluation = RetrievalEvaluation(
+        data.test.images,
+        data.test.labels,
+        queries=data.queries,
+        evaluate_before=not (folder / "last.keras").exists(),
+        workers=settings.workers,
+    )
+    checkpoint = RunCheckpoint(folder, sampler, evaluation)
+    step = int(model.optimizer.iterations)
+    checkpoint.rows = read_history(folder, step)
+    if step != len(checkpoint.rows) * len(sampler):
+        logger.warning(
+            "The training images are not those that the run began with: an epoch has "
+            "%d steps now. The run goes on with them.",
+            len(sampler),
+        )
+    return checkpoint
+
+
+def _fit(settings, checkpoint, model, class_names, verbose):
+    """Train for the epochs that are left."""
+    logs = checkpoint.folder / "tensorboard"
+    evaluation, done = checkpoint.evaluation, len(checkpoint.rows)
+    if done >= settings.epochs:
+        return
+    model.fit(
+        checkpoint.sampler,
+        epochs=settings.epochs,
+        initial_epoch=done,
+        callbacks=[
+            evaluation,
+            checkpoint,
+            keras.callbacks.TensorBoard(logs, write_graph=False),
+            RetrievalTensorBoard(logs, evaluation, class_names=class_names),
+        ],
+        shuffle=False,
+        verbose=verbose,
+    )
 
 
 def _adapt_whitening(model, images, settings):
@@ -206,25 +276,20 @@ def _adapt_whitening(model, images, settings):
     whitening.adapt(embed(unwhitened, images, workers=settings.workers))
 
 
-def _report(folder, model, evaluation, test, history):
+def _report(checkpoint, model, test):
     """Metrics by row, and the pictures of the run."""
-
-    def snapshot(embeddings):
-        result = evaluate_embeddings(embeddings, test.labels, evaluation.queries)
-        return Snapshot(-1, embeddings, result)
-
-    rows = {"raw pixels": snapshot(pixel_embeddings(test.images)).result.metrics}
-    before = None
-    if (folder / "before.npy").exists():
-        before = snapshot(np.load(folder / "before.npy"))
+    folder, evaluation = checkpoint.folder, checkpoint.evaluation
+    queries = evaluation.queries
+    pixels = evaluate_embeddings(pixel_embeddings(test.images), test.labels, queries)
+    rows = {"raw pixels": pixels.metrics}
+    before = read_before(folder, evaluation)
+    if before is not None:
         rows["before training"] = before.result.metrics
     evaluation.set_model(model)
-    after = evaluation.evaluate(len(history) - 1)
+    after = evaluation.evaluate(len(checkpoint.rows) - 1)
     rows["after training"] = after.result.metrics
     write_evaluation(
-        folder / "evaluation", test, after, before=before, metrics=rows,
-        queries=evaluation.queries,
-    )  # fmt: skip
-    if history:
-        write_curves(folder, history)
+        folder / "evaluation", test, after, before=before, metrics=rows, queries=queries
+    )
+    write_curves(folder, checkpoint.rows)
     return rows
