@@ -1,0 +1,112 @@
+import base64
+import csv
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(script, *arguments):
+    """Run an example as its docstring says; return what it printed."""
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def coloured_photos(folder, *, num_classes, images_per_class):
+    """A class is a colour: noisy pictures of it, one folder each."""
+    rng = np.random.default_rng(0)
+    for number in range(num_classes):
+        colour = rng.integers(40, 216, 3)
+        (folder / f"colour{number}").mkdir(parents=True)
+        for index in range(images_per_class):
+            image = np.clip(colour + rng.normal(0, 12, (40, 48, 3)), 0, 255)
+            path = folder / f"colour{number}" / f"{index}.png"
+            PIL.Image.fromarray(image.astype("uint8")).save(path)
+
+
+def test_quickstart(tmp_path):
+    output = run(
+        "quickstart.py", "--num-landmarks", 8, "--num-test-landmarks", 6,
+        "--epochs", 2, "--export-to", tmp_path,
+    )  # fmt: skip
+    before, after = re.search(r"mAP +(0\.\d+) -> (0\.\d+)", output).groups()
+    assert 0 < float(before) < 1
+    assert before != after
+    assert len(re.findall(r"val_map: 0\.\d+", output)) == 2
+    assert (tmp_path / "quickstart" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_quickstart_keeps_its_promise(tmp_path):
+    output = run("quickstart.py", "--export-to", tmp_path)
+    before, after = re.search(r"mAP +(0\.\d+) -> (0\.\d+)", output).groups()
+    assert float(before) < 0.15
+    assert float(after) > 0.6
+
+
+def test_convert_omniglot(tmp_path):
+    rng = np.random.default_rng(0)
+    ink = rng.integers(0, 2, (6, 105, 105), dtype="uint8")
+    np.savez_compressed(
+        tmp_path / "omniglot_packed.npz",
+        bits=np.packbits(ink.reshape(6, -1), axis=1),
+        label=np.array([0, 0, 1, 1, 2, 2], "int16"),
+        alphabet=np.zeros(6, "int8"),
+        drawer=np.array([1, 2] * 3, "int8"),
+        is_test=np.array([False] * 4 + [True] * 2),
+        class_names=np.array(["Greek/character01", "Greek/character02", "N'Ko/01"]),
+    )
+    folder = tmp_path / "omniglot"
+    run("convert_omniglot.py", tmp_path / "omniglot_packed.npz", folder)
+    rows = list(csv.DictReader((folder / "manifest.csv").open(encoding="utf-8")))
+    assert [row["label"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
+    assert [row["split"] for row in rows] == ["train"] * 4 + ["test"] * 2
+    assert rows[4]["class_name"] == "N'Ko/01"
+    for row, drawing in zip(rows, ink, strict=True):
+        with PIL.Image.open(folder / row["path"]) as image:
+            pixels = np.asarray(image.convert("L"))
+        np.testing.assert_array_equal(pixels, np.where(drawing == 1, 0, 255))
+
+
+@pytest.mark.slow
+def test_train_on_a_folder_then_export_and_serve(tmp_path):
+    photos, model = tmp_path / "photos", tmp_path / "run" / "best.keras"
+    coloured_photos(photos, num_classes=8, images_per_class=8)
+    (photos / "colour0" / "broken.png").write_bytes(b"no image")
+    output = run(
+        "train_folder.py", photos, "--image-size", 32, "--epochs", 3,
+        "--run-dir", model.parent,
+    )  # fmt: skip
+    assert re.search(r"Left out .*broken\.png: it is not an image", output)
+    after = re.search(r"mAP on unseen classes: [01]\.\d+ -> ([01]\.\d+)", output)[1]
+    assert float(after) > 0.8
+    assert list(model.parent.glob("tensorboard/*/events.*"))
+
+    query = photos / "colour3" / "5.png"
+    copy = photos / "colour7" / "copy.png"
+    copy.write_bytes(query.read_bytes())
+    output = run(
+        "export_and_serve.py", model, photos, query, "--image-size", 32,
+        "--export-to", tmp_path / "served",
+    )  # fmt: skip
+    ranking = re.findall(r"^  (-?[01]\.\d{3})  (.*)$", output, re.MULTILINE)
+    assert ranking[0] == ("1.000", str(copy))
+    assert len(ranking) == 8
+    assert str(query) not in dict(ranking).values()
+    assert f"-v {tmp_path / 'served'}:/models/served" in output
+    request = json.loads((model.parent / "request.json").read_text())
+    assert base64.b64decode(request["instances"][0]["b64"]) == query.read_bytes()
