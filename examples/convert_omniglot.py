@@ -8,7 +8,7 @@ arrays `bits`, `label`, `alphabet`, `drawer`, `is_test` and `class_names`.
 
 Result: 32,460 images of 105 x 105, black ink on white paper, in one folder per
 character, and `manifest.csv`, whose split `train` has 964 characters and whose `test`
-has 659 others. It takes 15 seconds on two CPU cores and 137 MB of small files. Then:
+has 659 others. It takes 18 seconds on two CPU cores and 137 MB of small files. Then:
 
     keras-aploss train --data data/omniglot/manifest.csv --image-size 64
 """
