@@ -36,7 +36,7 @@ _DECODERS = 2  # files decoded at once within a call; the server runs several ca
 
 
 def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
-    """Decodes and resizes a batch of image files, or says which ones are bad.
+    """Decode and resizes a batch of image files, or says which ones are bad.
 
     Args:
         image_bytes: (B,) string tensor, the bytes of B image files. B may be 0.
@@ -96,7 +96,7 @@ def export_saved_model(
     version: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> pathlib.Path:
-    """Writes a model as a new version of a SavedModel that takes image files.
+    """Write a model as a new version of a SavedModel that takes image files.
 
     The signatures:
 
@@ -123,6 +123,17 @@ def export_saved_model(
         ValueError: the model does not map images to unit-length embeddings, or the
             version exists.
         RuntimeError: Keras does not run on TensorFlow.
+
+    Example:
+        >>> import tempfile
+        >>> import tensorflow as tf
+        >>> from keras_aploss import export_saved_model, retrieval_model, small_resnet
+        >>> model = retrieval_model(small_resnet(filters=(4, 4)), units=8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     version = export_saved_model(model, folder, image_size=32)
+        ...     served = tf.saved_model.load(str(version))
+        >>> version.name, sorted(served.signatures)
+        ('1', ['images', 'serving_default'])
     """
     _require_tensorflow()
     _require_integer(image_size=image_size, max_pixels=max_pixels)
@@ -165,7 +176,7 @@ def _write(model, path, image_size, max_pixels):
 
 
 def _publish(complete, path, version):
-    """Gives a finished folder its number in one step, before anyone else takes it."""
+    """Give a finished folder its number in one step, before anyone else takes it."""
     if version is not None:
         _require_new(path, version)
         return complete.rename(path / str(version))
@@ -215,7 +226,7 @@ def _require_integer(**arguments):
 
 
 def _require_embeddings(model, image_size):
-    """Checks the shapes of a model, and by a trial the length of its embeddings."""
+    """Check the shapes of a model, and by a trial the length of its embeddings."""
     inputs, outputs = (
         getattr(model, name, None) or [] for name in ("inputs", "outputs")
     )

@@ -109,15 +109,8 @@ def test_the_walk_sees_what_is_against_the_plan(module, source):
     assert len(list(violations(module, source))) == 1
 
 
-# Leave this list shorter than you found it: it is meant to be empty.
-PENDING = {"RunCheckpoint", "RunReport", "export_saved_model", "pixel_embeddings"}
-PENDING |= {"write_evaluation"}
-
-
 @pytest.mark.parametrize("name", keras_aploss.__all__)
-def test_public_names_have_an_example_that_runs_as_copied(name, request):
-    if name in PENDING:
-        request.applymarker(pytest.mark.xfail(strict=True))
+def test_public_names_have_an_example_that_runs_as_copied(name):
     document = inspect.getdoc(getattr(keras_aploss, name)) or ""
     example = doctest.DocTestParser().get_doctest(document, {}, name, None, None)
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

@@ -19,7 +19,7 @@ from keras_aploss.samplers import ClassBalancedSampler
 
 
 class RunCheckpoint(keras.callbacks.Callback):
-    """Keeps the run folder such that a run can be killed at any moment.
+    """Keep the run folder such that a run can be killed at any moment.
 
     After each epoch it writes `history.csv`, `best.keras` (by `val_map`) and
     `last.keras`, in this order and each in one step: `last.keras`, which holds the
@@ -39,6 +39,7 @@ class RunCheckpoint(keras.callbacks.Callback):
     Example:
     >>> import numpy as np
     >>> from keras_aploss import ClassBalancedSampler, RetrievalEvaluation
+    >>> from keras_aploss import RunCheckpoint
     >>> images, labels = np.zeros((4, 8, 8, 3), "uint8"), np.array([0, 0, 1, 1])
     >>> sampler = ClassBalancedSampler(
     ...     images, labels, classes_per_batch=2, images_per_class=2

@@ -27,6 +27,8 @@ def pixel_embeddings(images: Sequence[np.ndarray], side: int = 64) -> np.ndarray
         `(N, D)` float32 rows of unit length.
 
     Example:
+    >>> import numpy as np
+    >>> from keras_aploss import pixel_embeddings
     >>> images = np.full((2, 8, 8, 3), 7, "uint8")
     >>> first, second = pixel_embeddings(images)
     >>> round(float(first @ second), 4)
@@ -66,6 +68,20 @@ def write_evaluation(
     Returns:
         The files written: the figures, `rankings.png` (queries of as many classes as
         possible), `worst_queries.png` and `best_queries.png`.
+
+    Example:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from keras_aploss import ImageSet, Snapshot, evaluate_embeddings
+    >>> from keras_aploss import write_evaluation
+    >>> labels = np.array([0, 0, 1, 1])
+    >>> birds = ImageSet(np.zeros((4, 32, 32, 3), "uint8"), labels, ["crow", "jay"])
+    >>> embeddings = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    >>> snapshot = Snapshot(0, embeddings, evaluate_embeddings(embeddings, labels))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = write_evaluation(folder, birds, snapshot)
+    >>> sorted(path.name for path in written)[:2]
+    ['best_queries.png', 'evaluation.json']
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
