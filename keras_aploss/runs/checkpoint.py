@@ -67,6 +67,7 @@ class RunCheckpoint(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.sampler.epoch = epoch
+        self._seed_layers(epoch)
         self.started = time.monotonic()
         if (self.folder / "last.keras").exists():
             return
@@ -76,6 +77,8 @@ class RunCheckpoint(keras.callbacks.Callback):
                 self.folder / "before.npy",
                 lambda path: np.save(path, before.embeddings),
             )
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
         replace(self.folder / "best.keras", self.model.save)
         replace(self.folder / "last.keras", self.model.save)
 
@@ -96,6 +99,16 @@ class RunCheckpoint(keras.callbacks.Callback):
         if values.get("val_map", -1.0) > best:
             replace(self.folder / "best.keras", lambda path: shutil.copyfile(new, path))
         replace(self.folder / "last.keras", new.rename)
+
+    def _seed_layers(self, epoch):
+        """Let the draws of dropout and its like follow from (seed, epoch), too.
+
+        Keras does not write the state of its generators into `.keras` files.
+        """
+        rng = np.random.default_rng([self.sampler.seed, 2, epoch])
+        for variable in self.model.variables:
+            if variable.name == "seed_generator_state":
+                variable.assign([rng.integers(2**31), 0])
 
     def _write_history(self, path):
         # An epoch that was not evaluated lacks some names.

@@ -50,6 +50,14 @@ class RunReport(NamedTuple):
         saved_model: folder of the exported version; None if it was not exported.
         interrupted: whether Ctrl-C ended the run; then there are no metrics.
         epochs: number of finished epochs.
+
+    Example:
+    >>> import pathlib
+    >>> from keras_aploss import RunReport
+    >>> metrics = {"raw pixels": {"map": 0.11}, "after training": {"map": 0.87}}
+    >>> report = RunReport(pathlib.Path("runs/one"), metrics, None, False, 12)
+    >>> {name: row["map"] for name, row in report.metrics.items()}
+    {'raw pixels': 0.11, 'after training': 0.87}
     """
 
     folder: pathlib.Path
@@ -204,13 +212,22 @@ def _model(settings):
             "Expected `weights` to be '', 'imagenet' or a file. Received: "
             f"weights={weights!r}, which is not a file. Check its spelling."
         )
-    return retrieval_model(
-        settings.backbone,
-        settings.units,
-        pooling=settings.pooling,
-        whitening=whitening,
-        weights=weights or None,
-    )
+    try:
+        return retrieval_model(
+            settings.backbone,
+            settings.units,
+            pooling=settings.pooling,
+            whitening=whitening,
+            weights=weights or None,
+        )
+    except Exception as error:
+        # Keras raises a bare Exception when a download fails.
+        if type(error) is not Exception:
+            raise
+        raise ValueError(
+            "Expected weights that can be downloaded. Received: "
+            f"weights={weights!r}: {error}. Fetch them elsewhere and give the file."
+        ) from error
 
 
 def _compile(model, settings, steps_per_epoch):

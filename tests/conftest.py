@@ -1,0 +1,34 @@
+"""What the tests of training runs share: a run that takes seconds, made once."""
+
+import pytest
+
+from keras_aploss import RunSettings, train_run
+
+TINY = {
+    "num_landmarks": 6,
+    "num_test_landmarks": 4,
+    "views_per_landmark": 4,
+    "image_size": 16,
+    "units": 8,
+    "classes_per_batch": 3,
+    "images_per_class": 2,
+    "epochs": 3,
+    # So high that the mAP falls again: the best epoch is not the last.
+    "learning_rate": 0.01,
+    "seed": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_settings():
+    """`RunSettings` of a run that takes seconds."""
+    return RunSettings(**TINY)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_settings, tmp_path_factory):
+    """The report of an unbroken run; its folder is not to be changed."""
+    root = tmp_path_factory.mktemp("finished")
+    return train_run(
+        tiny_settings, root / "run", export_to=root / "saved_models", verbose=0
+    )
