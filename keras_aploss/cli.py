@@ -251,9 +251,14 @@ def _clear_errors():
         # Within the training the report tells of it: here nothing was begun.
         click.echo("\nInterrupted: nothing was written.", err=True)
         sys.exit(INTERRUPTED)
+    except MemoryError as error:
+        raise click.ClickException(
+            "There is not enough memory: take fewer or smaller images, a smaller "
+            "batch, or leave the files on the disk with `--cache-gib 0`."
+        ) from error
     except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
-        # Of TensorFlow's errors the first line tells what, the others where.
         message = str(error).strip() or type(error).__name__
+        # Of TensorFlow's errors the first line tells what, the others where.
         if isinstance(error, tf.errors.OpError):
             message = message.splitlines()[0]
         raise click.ClickException(message) from error

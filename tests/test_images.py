@@ -115,13 +115,13 @@ def test_splits_that_are_missing_or_too_small_are_refused(
 
 def test_a_folder_of_one_class_is_refused(tmp_path):
     make_folder(tmp_path / "one", "a")
-    with pytest.raises(ValueError, match="at least two classes.*Received: 1"):
+    with pytest.raises(ValueError, match=r"at least two classes.*Received: 1"):
         read_run_data(settings_for(tmp_path / "one"))
 
 
 def test_a_test_set_without_two_of_a_class_is_refused(tmp_path):
     make_folder(tmp_path / "lonely", "abcdefgh", views=1)
-    with pytest.raises(ValueError, match="another image of its class.*Add images"):
+    with pytest.raises(ValueError, match=r"another image of its class.*Add images"):
         read_run_data(settings_for(tmp_path / "lonely"))
 
 

@@ -220,13 +220,14 @@ def _model(settings):
             whitening=whitening,
             weights=weights or None,
         )
+    # A failed download raises a bare Exception, a wrong file OSError or ValueError.
     except Exception as error:
-        # Keras raises a bare Exception when a download fails.
-        if type(error) is not Exception:
+        if not weights:
             raise
         raise ValueError(
-            "Expected weights that can be downloaded. Received: "
-            f"weights={weights!r}: {error}. Fetch them elsewhere and give the file."
+            "Expected `weights` that can be fetched and fit the backbone. Received: "
+            f"weights={weights!r}, backbone={settings.backbone!r}: {error}. Give "
+            "another file, or '' for random weights."
         ) from error
 
 

@@ -1,0 +1,442 @@
+"""The command line: options, messages, exit codes, Ctrl-C and kills."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import click.testing
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_aploss import RunReport, RunSettings, cli
+from keras_aploss.data import ImageFiles
+
+ROOT = pathlib.Path(cli.__file__).parents[1]
+
+
+def invoke(*args):
+    return click.testing.CliRunner().invoke(cli.main, [str(arg) for arg in args])
+
+
+def succeed(*args):
+    result = invoke(*args)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def fail(*args, code=1):
+    """The message of a command that must end with a sentence, not a traceback."""
+    result = invoke(*args)
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    assert "Error: " in result.output
+    return result.output
+
+
+@pytest.fixture
+def given(monkeypatch, tmp_path):
+    """Settings that `train` hands over, instead of a training."""
+    calls = []
+
+    def train_run(settings, folder, **options):
+        calls.append((settings, folder, options))
+        return RunReport(folder, {}, None, True, 0)
+
+    monkeypatch.setattr(cli, "train_run", train_run)
+    monkeypatch.chdir(tmp_path)
+
+    def settings_of(*args):
+        assert invoke("train", *args).exit_code == 130
+        return calls[-1][0]
+
+    settings_of.calls = calls
+    return settings_of
+
+
+# A value of each setting that is not its default.
+OTHERS = {
+    int: lambda value: value + 3,
+    bool: lambda value: not value,
+    float: lambda value: value / 2,
+    str: lambda value: "max" if value == "gem" else f"{value}2",
+}
+
+
+def as_option(name, value):
+    option = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [option if value else option.replace("--", "--no-")]
+    return [option, str(value)]
+
+
+def test_every_setting_is_an_option_and_a_line_of_the_file(given, tmp_path):
+    other = RunSettings(
+        **{
+            field.name: OTHERS[field.type](field.default)
+            for field in dataclasses.fields(RunSettings)
+        }
+    )
+    values = dataclasses.asdict(other)
+    flags = [text for item in values.items() for text in as_option(*item)]
+    assert given(*flags) == other
+    other.save(tmp_path / "settings.json")
+    assert given("--config", tmp_path / "settings.json") == other
+    assert given() == RunSettings()
+    help_text = succeed("train", "--help")
+    for name, value in values.items():
+        assert as_option(name, value)[0] in help_text
+
+
+def test_options_win_over_the_file(given, tmp_path):
+    (tmp_path / "some.json").write_text('{"epochs": 3, "units": 7, "augment": false}')
+    config = ["--config", tmp_path / "some.json"]
+    assert given(*config) == RunSettings(epochs=3, units=7, augment=False)
+    # Also where the option is the default.
+    settings = given(*config, "--epochs", 12, "--augment")
+    assert settings == RunSettings(epochs=12, units=7)
+
+
+def test_a_run_folder_is_named_after_the_data_and_the_time(given):
+    given("--data", "some/photos")
+    _, folder, options = given.calls[-1]
+    assert re.fullmatch(r"runs/photos-\d{8}-\d{6}", str(folder))
+    assert options["export_to"] == "saved_models"
+    given("--run-dir", "mine", "--export-to", "")
+    _, folder, options = given.calls[-1]
+    assert (str(folder), options["export_to"]) == ("mine", None)
+
+
+def test_an_interrupted_run_says_how_to_go_on(given):
+    output = invoke("train", "--run-dir", "my runs/a").output
+    assert "0 of 12 epochs are finished." in output
+    assert "Go on with:  keras-aploss train --resume 'my runs/a'\n" in output
+    output = invoke("train", "--run-dir", "a", "--export-to", "to").output
+    assert output.endswith("keras-aploss train --resume a --export-to to\n")
+
+
+def test_the_version_and_the_help_are_shown():
+    assert re.search(r"\d+\.\d+", succeed("--version"))
+    assert {"train", "evaluate", "export"} <= set(succeed("--help").split())
+
+
+def test_a_resumed_finished_run_reports_again(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run.folder, tmp_path / "run")
+    output = succeed("train", "--resume", folder, "--export-to", tmp_path / "models")
+    assert "\nExact metrics on classes never seen in training\n" in output
+    for name, metrics in finished_run.metrics.items():
+        figures = [f"{metrics[key]:.3f}" for key in ("map", "recall_at_1", "map_at_r")]
+        assert f"{name} {' '.join(figures)}" in " ".join(output.split())
+    listed = re.findall(rf"^  ({tmp_path}\S+)( +)", output, re.MULTILINE)
+    assert len(listed) == 4
+    assert all(pathlib.Path(path).exists() for path, _ in listed)
+    assert len({len(path + gap) for path, gap in listed}) == 1  # aligned
+    assert (tmp_path / "models" / "landmarks" / "1" / "saved_model.pb").exists()
+
+
+def test_evaluate_repeats_the_figures_of_the_run(finished_run, tmp_path):
+    report = tmp_path / "report"
+    output = succeed("evaluate", finished_run.folder, "--report", report)
+    wanted = finished_run.metrics
+    figures = json.loads((report / "evaluation.json").read_text())["metrics"]
+    assert figures["model"]["map"] == pytest.approx(wanted["after training"]["map"])
+    assert figures["raw pixels"] == pytest.approx(wanted["raw pixels"])
+    assert "Exact metrics of 16 queries" in output
+    for path in report.iterdir():
+        assert f"  {path}\n" in output
+    assert len(list(report.iterdir())) == 4
+
+
+def make_photos(root):
+    for number in range(6):
+        path = root / "photos" / f"class{number // 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 9, 3), "uint8")
+        Image.fromarray(pixels).resize((30, 20)).save(path)
+    (root / "photos" / "class0" / "bad.png").write_bytes(b"")
+    return root / "photos"
+
+
+def test_a_model_file_is_evaluated_and_exported_with_an_image_size(
+    finished_run, tmp_path
+):
+    model = tmp_path / "mine.keras"
+    shutil.copyfile(finished_run.folder / "best.keras", model)
+    photos = make_photos(tmp_path)
+    assert "Expected `--image-size`" in fail("evaluate", model, "--data", photos)
+    output = succeed("evaluate", model, "--data", photos, "--image-size", 16)
+    assert "Exact metrics of 6 queries" in output
+    assert "bad.png: the file is empty" in output
+
+    assert "Expected `--image-size`" in fail("export", model)
+    to = tmp_path / "versions"
+    (to / "6").mkdir(parents=True)
+    output = succeed("export", model, "--image-size", 16, "--output", to)
+    assert output == f"Exported to {to / '7'}\n"
+    served = tf.saved_model.load(str(to / "7")).signatures["serving_default"]
+    path = photos / "class0" / "0.png"
+    np.testing.assert_allclose(
+        served(image_bytes=tf.constant([path.read_bytes()]))["embedding"],
+        keras.saving.load_model(model).predict(
+            ImageFiles([path], 16).load(), verbose=0
+        ),
+        atol=1e-5,
+    )
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# What is written beforehand, the arguments, and what the message must say.
+WRONG_TRAININGS = {
+    "no such data": ({}, ["--data", "none"], "'none', which does not exist"),
+    "no classes": ({"d/a.png": ""}, ["--data", "d"], "has no sub-folder"),
+    "no images": ({"d/c/a.txt": ""}, ["--data", "d"], "without any image"),
+    "only bad images": (
+        {"d/a/a.png": "", "d/b/b.png": ""}, ["--data", "d"], "at least one readable"
+    ),
+    "no such table": ({}, ["--data", "t.csv"], "which is not a file"),
+    "no columns": ({"t.csv": "a,b\n1,2\n"}, ["--data", "t.csv"], "no path and no"),
+    "no rows": ({"t.csv": "path,label\n"}, ["--data", "t.csv"], "a line per image"),
+    "unknown setting": ({"c.json": '{"epoch": 1}'}, ["--config", "c.json"], "epoch"),
+    "wrong type": (
+        {"c.json": '{"epochs": "1"}'}, ["--config", "c.json"], "type int"
+    ),
+    "corrupt JSON": ({"c.json": '{"epo'}, ["--config", "c.json"], "cannot be read"),
+    "range": ({}, ["--epochs", "0"], "`epochs` to be at least 1"),
+    "backbone": ({}, ["--backbone", "VGG99"], "backbone='VGG99'"),
+    "not a backbone": ({}, ["--backbone", "resnet50"], "backbone='resnet50'"),
+    "weights": ({}, ["--weights", "w.h5"], "'w.h5', which is not a file"),
+    "bad weights": ({"w.h5": "x"}, ["--weights", "w.h5"], "weights='w.h5'"),
+    "used folder": (
+        {"r/settings.json": "{}"}, ["--run-dir", "r"], "or resume that run"
+    ),
+    "file as folder": ({"f": ""}, ["--run-dir", "f/run"], "Not a directory: 'f"),
+    "nothing to resume": ({"r/x": ""}, ["--resume", "r"], "holds no `settings.json`"),
+    "resume with settings": (
+        {"r/settings.json": "{}"},
+        ["--resume", "r", "--epochs", "3", "--run-dir", "x"],
+        "--epochs, --run-dir",
+    ),
+    "damaged checkpoint": (
+        {"r/settings.json": "{}", "r/last.keras": "PK"}, ["--resume", "r"],
+        "Expected a whole `.keras` file",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("files", "args", "message"), WRONG_TRAININGS.values(), ids=WRONG_TRAININGS
+)
+def test_training_that_cannot_begin_is_explained(
+    files, args, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name, content in files.items():
+        write(tmp_path / name, content)
+    assert message in " ".join(fail("train", *args).split())
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_wrong_models_are_explained(finished_run, tmp_path):
+    broken = tmp_path / "cut.keras"
+    broken.write_bytes((finished_run.folder / "best.keras").read_bytes()[:9999])
+    for command in ("evaluate", "export"):
+        message = fail(command, broken, "--image-size", 16)
+        assert "Expected a whole `.keras` file" in message
+        assert "Expected a run folder that holds" in fail(command, tmp_path)
+        assert "does not exist" in fail(command, tmp_path / "none", code=2)
+    message = fail("evaluate", finished_run.folder, "--split", "validation")
+    assert "['test', 'train']" in message
+    message = fail("evaluate", finished_run.folder, "--data", tmp_path / "none")
+    assert "does not exist" in message
+    target = write(tmp_path / "file", "")
+    assert "'" in fail("export", finished_run.folder, "--output", target / "below")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device", "last.keras"),
+        tf.errors.ResourceExhaustedError(None, None, "OOM\n\tin a node"),
+        RuntimeError("Expected Keras to run on TensorFlow"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_trouble_from_the_depths_is_a_sentence(monkeypatch, tmp_path, error):
+    def train_run(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(cli, "train_run", train_run)
+    monkeypatch.chdir(tmp_path)
+    message = fail("train")
+    assert len(message.splitlines()) == 1
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch, tmp_path):
+    def train_run(*args, **kwargs):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(cli, "train_run", train_run)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(invoke("train").exception, KeyError)
+
+
+LONG_RUN = {
+    "num_landmarks": 6,
+    "num_test_landmarks": 4,
+    "views_per_landmark": 4,
+    "image_size": 16,
+    "units": 8,
+    "classes_per_batch": 3,
+    "images_per_class": 2,
+    "steps_per_epoch": 12,
+    "epochs": 8,
+    "seed": 2,
+}
+
+
+def start(folder, *args):
+    """Start the command line as a user does; its output goes to `output.txt`."""
+    with open(folder / "output.txt", "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "keras_aploss", *map(str, args)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def start_training(folder, settings=LONG_RUN):
+    options = [text for item in settings.items() for text in as_option(*item)]
+    return start(folder, "train", "--run-dir", "run", "--export-to", "", *options)
+
+
+def wait_until(process, condition, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run has ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def rows_of(folder):
+    path = folder / "run" / "history.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def resume(folder):
+    process = start(folder, "train", "--resume", "run", "--export-to", "")
+    assert process.wait(300) == 0, (folder / "output.txt").read_text()
+
+
+def weights_of(path):
+    model = keras.saving.load_model(path)
+    return [np.asarray(v) for v in [*model.weights, *model.optimizer.variables]]
+
+
+def test_ctrl_c_while_images_are_read_leaves_nothing(tmp_path):
+    settings = {**LONG_RUN, "num_landmarks": 200_000}
+    process = start_training(tmp_path, settings)
+    wait_until(process, (tmp_path / "run").exists)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    output = (tmp_path / "output.txt").read_text()
+    assert output.endswith("\nInterrupted: nothing was written.\n")
+    assert "Traceback" not in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert start_training(folder).wait(300) == 0
+    return folder
+
+
+def assert_same_run(folder, other):
+    assert rows_of(folder) == rows_of(other)
+    for name in ("last.keras", "best.keras"):
+        weights = weights_of(folder / "run" / name)
+        for weight, same in zip(weights, weights_of(other / "run" / name), strict=True):
+            np.testing.assert_array_equal(weight, same)
+    evaluations = [
+        json.loads((path / "run" / "evaluation" / "evaluation.json").read_text())
+        for path in (folder, other)
+    ]
+    assert evaluations[0] == evaluations[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_run_ends_as_an_unbroken_one(unbroken, tmp_path, seed):
+    rng = np.random.default_rng([int(time.time()), seed])
+    epochs = np.sort(rng.choice(np.arange(1, 7), 2, replace=False))
+    print("killed after epochs", epochs)
+    process = start_training(tmp_path)
+    for epoch in epochs:
+        wait_until(process, lambda epoch=epoch: len(rows_of(tmp_path)) >= epoch)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        process = start(tmp_path, "train", "--resume", "run", "--export-to", "")
+    assert process.wait(300) == 0
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["settings.json", "before.npy", "last.keras"])
+def test_a_run_killed_in_its_first_epoch_ends_as_an_unbroken_one(
+    unbroken, tmp_path, name
+):
+    process = start_training(tmp_path)
+    wait_until(process, (tmp_path / "run" / name).exists)
+    process.kill()
+    process.wait()
+    assert not rows_of(tmp_path)
+    resume(tmp_path)
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_ctrl_c_in_an_epoch_leaves_a_usable_run(unbroken, tmp_path, epoch):
+    process = start_training(tmp_path)
+    wait_until(process, (tmp_path / "run" / "last.keras").exists)
+    wait_until(process, lambda: len(rows_of(tmp_path)) >= epoch)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    output = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in output
+    assert "Interrupted: " in output
+    assert output.endswith(
+        "Go on with:  keras-aploss train --resume run --export-to ''\n"
+    )
+    last = tmp_path / "run" / "last.keras"
+    output = succeed("evaluate", last)
+    assert "Exact metrics of 16 queries" in output
+    output = succeed("export", last, "--output", tmp_path / "models")
+    assert output == f"Exported to {tmp_path / 'models' / '1'}\n"
+    resume(tmp_path)
+    assert_same_run(tmp_path, unbroken)
