@@ -102,7 +102,7 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
             name="p",
             shape=(channels,) if self.per_channel else (1,),
             initializer=keras.initializers.Constant(self.initial_p),
-            constraint=_at_least_one,
+            constraint=_AtLeastOne(),
             trainable=self.trainable_p,
             autocast=False,
         )
@@ -135,8 +135,9 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
         }
 
 
-def _at_least_one(p):
-    return ops.maximum(p, 1.0)
+class _AtLeastOne(keras.constraints.Constraint):
+    def __call__(self, w):
+        return ops.maximum(w, 1.0)
 
 
 @keras.saving.register_keras_serializable(package="keras_aploss")
