@@ -1,11 +1,11 @@
 """A training run and its folder: from a data set to an exported model.
 
 A run folder holds everything about a run: `settings.json`, `history.csv`,
-`skipped.csv` (files left out, and why), `last.keras` and `best.keras`, `before.npy` (the
-embeddings of the untrained model), `tensorboard/`, `evaluation/` and `curves.png`.
-`last.keras` is replaced in one step after each epoch,
-optimizer included, and every batch is a function of (seed, epoch, step): a run that was
-killed goes on from it and ends with the weights of an unbroken run.
+`skipped.csv` (files left out, and why), `last.keras` and `best.keras`, `before.npy`
+(the embeddings of the untrained model), `tensorboard/`, `evaluation/` and `curves.png`.
+`last.keras` is replaced in one step after each epoch, optimizer included, and every
+batch is a function of (seed, epoch, step): a run that was killed goes on from it and
+ends with the weights of an unbroken run.
 """
 
 from keras_aploss.runs.checkpoint import RunCheckpoint
