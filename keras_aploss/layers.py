@@ -49,7 +49,7 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
 
     Raises:
         ValueError: if `p` is below 1, `epsilon` is not positive, `data_format` is
-            unknown or the input is not of rank 4.
+            unknown, or the input is not of rank 4 or has no pixel.
 
     Example:
     >>> import keras, numpy as np
@@ -109,12 +109,18 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
 
     def call(self, inputs):
         axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
-        p = ops.cast(self.p, "float32")
+        if 0 in (inputs.shape[axes[0]], inputs.shape[axes[1]]):
+            raise ValueError(
+                "Expected a feature map of at least one pixel. Received: shape "
+                f"{tuple(inputs.shape)}. Give the backbone larger images."
+            )
+        dtype = "float64" if self.compute_dtype == "float64" else "float32"
+        p = ops.cast(self.p, dtype)
         if self.data_format == "channels_first":
             p = ops.reshape(p, (-1, 1, 1))
-        x = ops.maximum(ops.cast(inputs, "float32"), self.epsilon)  # (B, H, W, C)
+        x = ops.maximum(ops.cast(inputs, dtype), self.epsilon)  # (B, H, W, C)
         shape = ops.shape(x)
-        area = ops.cast(shape[axes[0]] * shape[axes[1]], "float32")
+        area = ops.cast(shape[axes[0]] * shape[axes[1]], dtype)
         log_sum = ops.logsumexp(p * ops.log(x), axis=axes)  # (B, C)
         log_mean = log_sum - ops.log(area)
         p = ops.reshape(p, (-1,))
@@ -191,7 +197,10 @@ class PCAWhitening(keras.layers.Layer):
         dtype: Any = None,
         **kwargs,
     ):
-        super().__init__(name=name, dtype=dtype, trainable=trainable, **kwargs)
+        # Inputs are cast in `call`: 16 bits would be off by degrees once whitened.
+        super().__init__(
+            name=name, dtype=dtype, trainable=trainable, autocast=False, **kwargs
+        )
         if units is not None and units < 1:
             raise ValueError(
                 f"Expected `units` to be at least 1, or None. Received: units={units}."

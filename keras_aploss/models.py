@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_aploss.layers import GeneralizedMeanPooling2D, PCAWhitening
@@ -44,9 +45,9 @@ def retrieval_model(
             pooling; None leaves the projection out (`D = C`).
         pooling: `"gem"`, `"max"` or `"average"`.
         whitening: append a `PCAWhitening` layer, named `"whitening"`, and a second
-            normalization; give a layer to choose its settings. It changes nothing
-            until its `adapt()` is called after training.
-        weights: for a named backbone: None (random), `"imagenet"` (downloaded by
+            normalization; give a layer to choose its settings (and name it). It
+            changes nothing until its `adapt()` is called after training.
+        weights: only for a named backbone: None (random), `"imagenet"` (downloaded by
             Keras), or a file of weights of the backbone without its top.
         freeze_batch_norm: keep batch normalization at its stored statistics, which
             small or class-balanced batches would spoil. None: frozen for pretrained
@@ -76,9 +77,25 @@ def retrieval_model(
         raise ValueError(
             f"Expected `pooling` to be one of {sorted(POOLING)}. Received: {pooling!r}."
         )
-    if units is not None and units < 1:
+    if units is not None and (not isinstance(units, int | np.integer) or units < 1):
         raise ValueError(
-            f"Expected `units` to be at least 1, or None. Received: units={units}."
+            "Expected `units` to be an integer of at least 1, or None. Received: "
+            f"units={units!r}."
+        )
+    if not isinstance(backbone, str | keras.Model):
+        raise ValueError(
+            "Expected `backbone` to be a name or a keras.Model. Received: "
+            f"backbone={backbone!r}."
+        )
+    if weights is not None and isinstance(backbone, keras.Model):
+        raise ValueError(
+            "Expected `weights` for a named backbone only. Received: "
+            f"weights={weights!r} for a model; load them into it beforehand."
+        )
+    if not isinstance(whitening, bool | PCAWhitening):
+        raise ValueError(
+            "Expected `whitening` to be a boolean or a PCAWhitening layer. Received: "
+            f"whitening={whitening!r}."
         )
     pretrained = not isinstance(backbone, str) or weights is not None
     images = keras.Input((None, None, 3), name="images")  # (B, H, W, 3)
@@ -97,12 +114,13 @@ def retrieval_model(
         )
     x = POOLING[pooling](name="pooling")(x)  # (B, C)
     if units is not None:
-        x = layers.Dense(units, name="projection")(x)  # (B, D)
+        x = layers.Dense(int(units), name="projection")(x)  # (B, D)
     # In float32 whatever the policy: 16-bit lengths are off by a percent.
     x = layers.UnitNormalization(name="embedding", dtype="float32")(x)
     if whitening:
-        layer = whitening if whitening is not True else PCAWhitening(name="whitening")
-        x = layer(x)
+        if whitening is True:
+            whitening = PCAWhitening(name="whitening", dtype="float32")
+        x = whitening(x)
         x = layers.UnitNormalization(name="whitened_embedding", dtype="float32")(x)
     return keras.Model(images, x, name=name)
 
@@ -162,7 +180,7 @@ def _named_backbone(name, weights):
             model.load_weights(weights)
         return model, lambda images: images
     application = getattr(keras.applications, name, None)
-    if application is None or isinstance(application, ModuleType):
+    if not callable(application):
         raise ValueError(
             "Expected `backbone` to be 'small_resnet', a class of `keras.applications` "
             f"such as 'ResNet50', or a keras.Model. Received: backbone={name!r}."

@@ -40,7 +40,8 @@ class ClassBalancedSampler(keras.utils.PyDataset):
             are not drawn.
         classes_per_batch: number of classes in a batch, `P`.
         images_per_class: number of images of each of them, `K`, at least 2.
-        steps_per_epoch: batches per epoch; None takes as many as hold `N` images.
+        steps_per_epoch: batches per epoch; None takes as many as hold `N` images. Give
+            it here, not to `fit`, which would mix the batches of two epochs.
         augment: function `(image, rng) -> image`, such as `Augmentation`; `rng` is a
             `numpy.random.Generator` of its own for each (seed, epoch, step, position).
         seed: non-negative integer.
@@ -142,9 +143,8 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         """Go on to the next epoch; Keras calls this.
 
         Keras calls it once more when `fit` starts, before any epoch has begun: that
-        does not count. To be sure of the number whatever Keras does (on some backends
-        it draws a batch to build an unbuilt model), set `sampler.epoch` from a callback
-        at the beginning of each epoch.
+        does not count. On JAX it also draws a first batch, which does. To be sure of
+        the number, set `sampler.epoch` in a callback at the beginning of each epoch.
         """
         self.epoch += self._begun
         self._begun = False
@@ -153,11 +153,12 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         """Return the images and labels of a batch, a function of (epoch, step)."""
         indices = self.indices(epoch, step)
         rngs = [
-            np.random.default_rng([self.seed, epoch, step, position])
+            np.random.default_rng([self.seed, 2, epoch, step, position])
             for position in range(len(indices))
         ]
         images = [
-            self._image(index, rng) for index, rng in zip(indices, rngs, strict=True)
+            self._image(index, rng, indices)
+            for index, rng in zip(indices, rngs, strict=True)
         ]
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
@@ -180,7 +181,7 @@ class ClassBalancedSampler(keras.utils.PyDataset):
 
     def _classes_drawn(self, epoch, step):
         """Class numbers drawn in this epoch up to and with this step, in order."""
-        rng = np.random.default_rng([self.seed, epoch])
+        rng = np.random.default_rng([self.seed, 0, epoch])
         needed = (step + 1) * self.classes_per_batch
         drawn = np.empty(0, "int64")
         while len(drawn) < needed:
@@ -213,10 +214,13 @@ class ClassBalancedSampler(keras.utils.PyDataset):
             return np.resize(shuffled, count)
         return shuffled[hand * count : (hand + 1) * count]
 
-    def _image(self, index, rng):
+    def _image(self, index, rng, batch):
+        """Read and augment an image, or another of its class that is not drawn."""
         members = self._members[np.searchsorted(self.classes, self.labels[index])]
-        start = int(np.searchsorted(members, index))
-        for candidate in np.roll(members, -start):
+        members = np.roll(members, -int(np.searchsorted(members, index)))
+        drawn = np.isin(members[1:], batch)
+        others = np.concatenate([members[1:][~drawn], members[1:][drawn]])
+        for candidate in [index, *others]:
             try:
                 image = np.asarray(self.images[int(candidate)])
             except (OSError, ValueError) as error:

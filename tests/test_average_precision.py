@@ -377,3 +377,27 @@ def test_same_input_same_bits():
         return tape.gradient(value, tensor).numpy()
 
     np.testing.assert_array_equal(gradient(), gradient())
+
+
+def test_nan_similarity_gives_nan_in_its_row_only_and_relevance_is_binary():
+    similarity = np.array([[np.nan, 0.5, 0.2], [0.9, 0.5, 0.2]])
+    ap = quantized_average_precision(similarity, [[5, 0, -1], [5, 0, -1]])
+    again = quantized_average_precision(similarity, [[True, False, False]] * 2)
+    assert np.isnan(ap[0])
+    assert float(ap[1]) == float(again[1]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "weight", "message"),
+    [
+        (np.array([0, 0, 1]), np.ones(2), "one weight per query"),
+        (np.array([0, 0, 1]), np.ones((3, 3)), "one weight per query"),
+        (np.array([0, np.inf, 1]), None, "integer class labels"),
+        (np.array(["a", "a", "b"]), None, "integer class labels"),
+        (np.zeros(0, int), None, "at least one image"),
+    ],
+)
+def test_wrong_weights_and_labels_are_named(labels, weight, message):
+    x = unit(np.random.default_rng(8), 3, 3)
+    with pytest.raises(ValueError, match=message):
+        APLoss()(labels, x, sample_weight=weight)

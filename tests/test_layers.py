@@ -205,6 +205,17 @@ def test_wrong_gem_settings_are_refused(arguments, message):
         GeneralizedMeanPooling2D(**arguments)
 
 
+def test_gem_is_exact_in_float64():
+    x = np.random.default_rng(5).exponential(size=(2, 3, 3, 2))
+    layer = GeneralizedMeanPooling2D(dtype="float64")
+    np.testing.assert_allclose(layer(x), power_mean(x, 3), rtol=1e-12)
+
+
+def test_gem_refuses_a_map_without_pixels():
+    with pytest.raises(ValueError, match="larger images"):
+        GeneralizedMeanPooling2D()(np.zeros((1, 0, 0, 2)))
+
+
 def test_gem_refuses_other_ranks():
     with pytest.raises(ValueError, match="ndim=4"):
         GeneralizedMeanPooling2D()(np.zeros((2, 3)))

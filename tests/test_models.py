@@ -141,9 +141,47 @@ def test_embeddings_stay_float32_of_unit_length_under_mixed_precision():
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
 
 
+def test_whitening_is_float32_under_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = retrieval_model(small_resnet((8, 16)), 12, whitening=True)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    layer = model.get_layer("whitening")
+    embedding = keras.Model(model.input, layer.input)
+    x = images(32, seed=2)
+    plain = np.array(embedding(x), "float64")
+    layer.adapt(plain)
+    expected = (plain - np.array(layer.mean)) @ np.array(layer.kernel, "float64")
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    cosine = (np.array(model(x)) * expected).sum(axis=1)
+    assert cosine.min() > 0.9999
+
+
+@pytest.mark.slow
+def test_imagenet_weights_of_nasnet_fit_images_of_any_size(monkeypatch):
+    original = keras.applications.NASNetMobile
+
+    def fixed_size_only(include_top, weights, input_shape=None):
+        """As Keras does, but with random weights in place of a download."""
+        if weights == "imagenet" and input_shape is not None:
+            raise ValueError("the input_shape argument must be static")
+        shape = input_shape or (224, 224, 3)
+        return original(include_top=include_top, weights=None, input_shape=shape)
+
+    monkeypatch.setattr(keras.applications, "NASNetMobile", fixed_size_only)
+    model = retrieval_model("NASNetMobile", weights="imagenet")
+    assert model(images(1, 64, 96)).shape == (1, 1056)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"backbone": None}, "backbone"),
+        ({"backbone": "__name__"}, "keras.applications"),
+        ({"units": 2.5}, "units"),
+        ({"whitening": "yes"}, "whitening"),
+        ({"backbone": small_resnet((8,)), "weights": "a.h5"}, "weights"),
         ({"backbone": "ResNet5000"}, "keras.applications"),
         ({"backbone": "resnet"}, "keras.applications"),
         ({"pooling": "median"}, "pooling"),

@@ -177,6 +177,16 @@ def test_an_unreadable_image_is_replaced_by_one_of_its_class_and_listed(caplog):
     assert "truncated" in caplog.text
 
 
+def test_a_replacement_is_not_already_in_the_batch():
+    damaged = PartlyDamaged(numbered_images(12), {2, 7})
+    sampler = ClassBalancedSampler(
+        damaged, np.repeat([0, 1], 6), classes_per_batch=2, images_per_class=3
+    )
+    for epoch in range(20):
+        images, _ = sampler.batch(epoch, 0)
+        assert len(set(images[:, 0, 0, 0])) == 6
+
+
 def test_a_class_without_a_readable_image_is_named():
     damaged = PartlyDamaged(numbered_images(4), {2, 3})
     sampler = ClassBalancedSampler(

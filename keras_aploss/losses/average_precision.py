@@ -32,8 +32,12 @@ import keras
 import numpy as np
 from keras import ops
 
-# Squared lengths this near to 1 pass as unit length: bfloat16 embeddings do.
-UNIT_LENGTH_TOLERANCE = 3e-2
+from keras_aploss.losses.inputs import (
+    check_embeddings,
+    check_labels,
+    check_sample_weight,
+    same_shape,
+)
 
 
 def quantized_average_precision(
@@ -57,7 +61,7 @@ def quantized_average_precision(
 
     Returns:
         Tensor `(Q,)` of AP_Q in [0, 1], float32 (float64 for float64 input). A row
-        without positives has no AP and gives 0.
+        without positives has no AP and gives 0; a row with a NaN gives NaN.
 
     Raises:
         ValueError: if the shapes are not equal and of rank 2, `num_bins` is below 2,
@@ -76,14 +80,17 @@ def quantized_average_precision(
     if keras.backend.standardize_dtype(similarity.dtype) != "float64":
         similarity = ops.cast(similarity, "float32")
     relevance = ops.cast(ops.convert_to_tensor(relevance), similarity.dtype)
+    relevance = ops.cast(relevance > 0, similarity.dtype)
     shapes = tuple(similarity.shape), tuple(relevance.shape)
-    if len(shapes[0]) != 2 or not _same_shape(*shapes):
+    if len(shapes[0]) != 2 or not same_shape(*shapes):
         raise ValueError(
             "Expected `similarity` and `relevance` of one shape (Q, N). Received: "
             f"similarity.shape={shapes[0]}, relevance.shape={shapes[1]}. "
             "Give a single query as a matrix of one row."
         )
 
+    is_nan = ops.isnan(similarity)
+    similarity = ops.where(is_nan, 0.0, similarity)
     bin_of = _bins_of(similarity, num_bins, similarity_range)
     images = _soft_histogram(ops.ones_like(similarity), *bin_of, num_bins)  # (Q, M)
     positives = _soft_histogram(relevance, *bin_of, num_bins)  # (Q, M)
@@ -92,7 +99,8 @@ def quantized_average_precision(
     )
     num_positives = ops.sum(relevance, axis=1, keepdims=True)  # (Q, 1)
     incremental_recall = ops.divide_no_nan(positives, num_positives)
-    return ops.sum(precision * incremental_recall, axis=1)
+    ap = ops.sum(precision * incremental_recall, axis=1)
+    return ops.where(ops.any(is_nan, axis=1), float("nan"), ap)
 
 
 def _bins_of(similarity, num_bins, similarity_range):
@@ -204,7 +212,7 @@ class APLoss(keras.losses.Loss):
         that survive the cast: the position in the batch of the first image of the
         class (-1 for distractors).
         """
-        labels = _check_labels(y_true)
+        labels = check_labels(y_true)
         same_class = ops.equal(labels[:, None], labels[None, :])  # (B, B)
         first_of_class = ops.cast(ops.argmax(same_class, axis=1), "int32")
         labels = ops.where(labels < 0, -1, first_of_class)
@@ -214,15 +222,14 @@ class APLoss(keras.losses.Loss):
             batch_size = ops.cast(ops.shape(weight)[0], self.dtype)
             weight = weight * ops.divide_no_nan(batch_size, ops.sum(weight))
         if sample_weight is not None:
-            sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
-            weight = weight * ops.reshape(sample_weight, (-1,))
+            weight = weight * check_sample_weight(sample_weight, labels, self.dtype)
         return super().__call__(labels, y_pred, weight)
 
     def call(self, y_true, y_pred):
         """Return `1 - AP_Q` per query `(B,)`, 0 for a query without positives."""
         labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
         embeddings = ops.convert_to_tensor(y_pred, dtype=self.dtype)  # (B, D)
-        unit_length = _check_embeddings(embeddings, labels)
+        unit_length = check_embeddings(embeddings, labels)
         similarity = ops.matmul(embeddings, ops.transpose(embeddings))  # (B, B)
         relevance = _relevance(labels)
         if self.exclude_self:
@@ -289,62 +296,3 @@ def _check_bins(num_bins, similarity_range):
             "Expected `similarity_range` to be (low, high), finite, low < high. "
             f"Received: similarity_range={similarity_range!r}."
         )
-
-
-def _check_labels(y_true):
-    labels = ops.convert_to_tensor(y_true)
-    shape = tuple(labels.shape)
-    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
-        raise ValueError(
-            "Expected `y_true` to hold one class label per image, shape (B,) or "
-            f"(B, 1). Received: y_true.shape={shape}. One-hot labels: give "
-            "`argmax(y_true, axis=-1)`."
-        )
-    dtype = keras.backend.standardize_dtype(labels.dtype)
-    if "float" in dtype:
-        values = _values_if_eager(labels)
-        if values is None or not np.array_equal(values, np.floor(values)):
-            raise ValueError(
-                f"Expected integer class labels in `y_true`. Received: dtype={dtype}. "
-                "Number the classes, or cast them with `y_true.astype('int64')`."
-            )
-    wide = "64" in dtype or dtype == "uint32"
-    return ops.reshape(ops.cast(labels, "int64" if wide else "int32"), (-1,))  # (B,)
-
-
-def _check_embeddings(embeddings, labels):
-    """Raise if shapes or, where readable, values are wrong; else a boolean tensor."""
-    shape = tuple(embeddings.shape)
-    if len(shape) != 2 or not _same_shape(shape[:1], tuple(labels.shape)):
-        raise ValueError(
-            "Expected `y_pred` to hold one embedding per label, shape (B, D). "
-            f"Received: y_pred.shape={shape} for {labels.shape[0]} labels."
-        )
-    squared_length = ops.sum(ops.square(embeddings), axis=1)  # (B,)
-    is_unit = ops.abs(squared_length - 1.0) < UNIT_LENGTH_TOLERANCE  # NaN: False
-    values = _values_if_eager(is_unit)
-    if values is not None and not values.all():
-        bad = int(np.argmin(values))
-        raise ValueError(
-            "Expected finite embeddings of unit length in `y_pred`. Received: "
-            f"{int((~values).sum())} of {len(values)} are not; the first is row {bad}, "
-            f"of length {float(ops.sqrt(squared_length[bad])):.4g}. End the model with "
-            "`keras.layers.UnitNormalization()`; if it has one, NaN weights or a zero "
-            "output are the cause."
-        )
-    return ops.all(is_unit)
-
-
-def _same_shape(shape, other):
-    """True unless two static sizes differ; unknown sizes (`None`) fit everything."""
-    return len(shape) == len(other) and all(
-        a is None or b is None or a == b for a, b in zip(shape, other, strict=True)
-    )
-
-
-def _values_if_eager(tensor):
-    """The values as an array, or None while a graph is being traced."""
-    try:
-        return ops.convert_to_numpy(tensor)
-    except (NotImplementedError, TypeError, AttributeError, ValueError):
-        return None
