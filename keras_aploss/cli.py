@@ -120,6 +120,10 @@ def train(context, config, run_dir, resume, export_to, **options):
         else:
             settings = RunSettings.load(config) if config else RunSettings()
             settings = dataclasses.replace(settings, **given)
+            if settings.data != RunSettings.data:
+                # The run can then be evaluated from any working directory.
+                data = str(pathlib.Path(settings.data).absolute())
+                settings = dataclasses.replace(settings, data=data)
             run_dir = run_dir or _new_run_dir(settings)
         started = time.monotonic()
         report = train_run(
@@ -217,10 +221,11 @@ def _find_model(path, image_size):
     """The `.keras` file of a run folder or of a path, and the settings of its run."""
     folder = path if path.is_dir() else path.parent
     if path.is_dir():
-        path = path / "best.keras"
+        finished = path / "model.keras"
+        path = finished if finished.exists() else path / "last.keras"
     if path.suffix != ".keras" or not path.exists():
         raise ValueError(
-            "Expected a run folder that holds `best.keras`, or a `.keras` file. "
+            "Expected a run folder that holds `model.keras`, or a `.keras` file. "
             f"Received: {str(path)!r}."
         )
     if (folder / "settings.json").exists():
@@ -294,7 +299,7 @@ def _print_next_steps(report: RunReport, seconds: float) -> None:
     files = {
         folder / "evaluation" / "rankings.png": "unseen queries, before and after",
         folder / "curves.png": "loss and metrics of each epoch",
-        folder / "best.keras": "the model with the best mAP",
+        folder / "model.keras": "the trained model",
     }
     if report.saved_model:
         files[report.saved_model] = "the SavedModel for TensorFlow Serving"

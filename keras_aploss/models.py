@@ -192,7 +192,16 @@ def _named_backbone(name, weights):
     ]
     # MobileNetV3 stands in no module: its preprocessing is part of the network.
     preprocess = modules[0].preprocess_input if modules else lambda images: images
-    model = application(include_top=False, weights=weights, input_shape=(None, None, 3))
+    fixed_size = name.startswith("NASNet") and weights == "imagenet"
+    model = application(
+        include_top=False,
+        weights=None if fixed_size else weights,
+        input_shape=(None, None, 3),
+    )
+    if fixed_size:
+        # Keras loads these weights for one image size only; they fit any.
+        pretrained = application(include_top=False, weights=weights)
+        model.set_weights(pretrained.get_weights())
     return model, preprocess
 
 

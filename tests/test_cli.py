@@ -172,7 +172,7 @@ def test_a_model_file_is_evaluated_and_exported_with_an_image_size(
     finished_run, tmp_path
 ):
     model = tmp_path / "mine.keras"
-    shutil.copyfile(finished_run.folder / "best.keras", model)
+    shutil.copyfile(finished_run.folder / "model.keras", model)
     photos = make_photos(tmp_path)
     assert "Expected `--image-size`" in fail("evaluate", model, "--data", photos)
     output = succeed("evaluate", model, "--data", photos, "--image-size", 16)
@@ -254,7 +254,7 @@ def test_training_that_cannot_begin_is_explained(
 
 def test_wrong_models_are_explained(finished_run, tmp_path):
     broken = tmp_path / "cut.keras"
-    broken.write_bytes((finished_run.folder / "best.keras").read_bytes()[:9999])
+    broken.write_bytes((finished_run.folder / "model.keras").read_bytes()[:9999])
     for command in ("evaluate", "export"):
         message = fail(command, broken, "--image-size", 16)
         assert "Expected a whole `.keras` file" in message

@@ -92,7 +92,7 @@ def test_a_run_folder_holds_what_is_documented(finished_run, tiny_settings):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "settings.json", "history.csv", "skipped.csv", "last.keras", "best.keras",
-        "before.npy", "tensorboard", "evaluation", "curves.png",
+        "model.keras", "before.npy", "tensorboard", "evaluation", "curves.png",
     }  # fmt: skip
     assert RunSettings.load(folder / "settings.json") == tiny_settings
     assert [row["epoch"] for row in history(folder)] == ["1", "2", "3"]
@@ -108,9 +108,11 @@ def test_a_run_folder_holds_what_is_documented(finished_run, tiny_settings):
     assert not finished_run.interrupted
 
 
-def test_metrics_are_those_of_the_best_model(finished_run, tiny_settings):
+def test_metrics_are_those_of_the_last_epoch_not_of_the_best(
+    finished_run, tiny_settings
+):
     _, test = synthetic_landmarks(6, 4, 16, tiny_settings.seed, num_test_landmarks=4)
-    model = keras.saving.load_model(finished_run.folder / "best.keras")
+    model = keras.saving.load_model(finished_run.folder / "model.keras")
     embeddings = model.predict(test.images, verbose=0)
     expected = mean_average_precision(
         embeddings, test.labels, embeddings, test.labels, same=True
@@ -119,9 +121,13 @@ def test_metrics_are_those_of_the_best_model(finished_run, tiny_settings):
     assert metrics["map"] == pytest.approx(expected, abs=1e-6)
 
     rows = [float(row["val_map"]) for row in history(finished_run.folder)]
-    # The best epoch is not the last: otherwise nothing here tells the two apart.
-    assert np.argmax(rows) < 2
-    assert metrics["map"] == pytest.approx(max(rows), abs=1e-6)
+    assert metrics["map"] == pytest.approx(rows[-1], abs=1e-6)
+    best = keras.saving.load_model(finished_run.folder / "best.keras")
+    embeddings = best.predict(test.images, verbose=0)
+    expected = mean_average_precision(
+        embeddings, test.labels, embeddings, test.labels, same=True
+    )
+    assert max(rows) == pytest.approx(expected, abs=1e-6)
     text = (finished_run.folder / "evaluation" / "evaluation.json").read_text()
     saved = json.loads(text)
     assert saved["metrics"] == finished_run.metrics
@@ -153,7 +159,7 @@ def test_the_exported_model_is_the_best_one(finished_run):
     assert finished_run.saved_model.parts[-3:] == ("saved_models", "landmarks", "1")
     served = tf.saved_model.load(str(finished_run.saved_model))
     images = np.random.default_rng(0).uniform(0, 255, (3, 16, 16, 3)).astype("float32")
-    model = keras.saving.load_model(finished_run.folder / "best.keras")
+    model = keras.saving.load_model(finished_run.folder / "model.keras")
     np.testing.assert_allclose(
         served.signatures["images"](images=tf.constant(images))["embedding"],
         model.predict(images, verbose=0),
@@ -175,7 +181,7 @@ def test_a_folder_with_bad_files_trains_whitens_and_exports(photos, tmp_path):
     train, test = split_classes(
         image_folder(photos, image_size=16), test_fraction=0.3, seed=0
     )
-    model = keras.saving.load_model(report.folder / "best.keras")
+    model = keras.saving.load_model(report.folder / "model.keras")
     inner = keras.Model(model.input, model.get_layer("whitening").input)
     pca = PCA(whiten=True).fit(inner.predict(train.images.load(), verbose=0))
     images = test.images.load()
@@ -213,7 +219,7 @@ def test_queries_of_a_manifest_are_evaluated_against_its_gallery(photos, tmp_pat
     report = train_run(settings, tmp_path / "run", export_to=None, verbose=0)
 
     sets = image_manifest(table, image_size=16)
-    model = keras.saving.load_model(report.folder / "best.keras")
+    model = keras.saving.load_model(report.folder / "model.keras")
     queries, gallery = (
         model.predict(sets[name].images.load(), verbose=0)
         for name in ("query", "gallery")

@@ -1,8 +1,12 @@
 """A training run and its folder: from a data set to an exported model.
 
 A run folder holds everything about a run: `settings.json`, `history.csv`,
-`skipped.csv` (files left out, and why), `last.keras` and `best.keras`, `before.npy`
-(the embeddings of the untrained model), `tensorboard/`, `evaluation/` and `curves.png`.
+`skipped.csv` (files left out, and why), `model.keras` (the result: the last epoch's
+model, whitened if that is wanted), `last.keras` (with the state of the optimizer),
+`best.keras` (of the epoch with the best mAP; chosen on the test images, so its figures
+flatter), `before.npy` (the embeddings of the untrained model), `tensorboard/`,
+`evaluation/` and `curves.png`.
+
 `last.keras` is replaced in one step after each epoch, optimizer included, and every
 batch is a function of (seed, epoch, step): a run that was killed goes on from it and
 ends with the weights of an unbroken run.

@@ -90,6 +90,13 @@ def choose_test_set(
     if "query" in sets and database:
         query = sets["query"]
         paths = [*query.images.paths, *database.images.paths]
+        twice = sorted(set(query.images.paths) & set(database.images.paths))
+        if twice:
+            raise ValueError(
+                "Expected queries that are not in the database, where each would find "
+                f"itself. Received: {len(twice)} files in both, such as {twice[0]!r}. "
+                "To let all images query all others, list them once, as the split test."
+            )
         both = ImageSet(
             ImageFiles(paths, query.images.image_size),
             np.concatenate([query.labels, database.labels]),
@@ -218,7 +225,7 @@ def read_evaluation_set(
     Raises:
         ValueError: if there is no such data set or split, or nothing in it to find.
     """
-    is_own = data in (None, settings.data)
+    is_own = data is None or _same_path(data, settings.data)
     data = settings.data if is_own else data
     sets = read_image_sets(dataclasses.replace(settings, data=data), verbose=verbose)
     if split:
@@ -240,6 +247,10 @@ def read_evaluation_set(
     images, queries = chosen
     check_test_set(images, queries)
     return images, queries
+
+
+def _same_path(path, other):
+    return pathlib.Path(path).resolve() == pathlib.Path(other).resolve()
 
 
 def write_skipped(folder: pathlib.Path, skipped: Sequence[SkippedImage]) -> None:

@@ -75,7 +75,7 @@ def train_run(
     export_to: str | os.PathLike | None = "saved_models",
     verbose: int | str = "auto",
 ) -> RunReport:
-    """Train a retrieval model, report on unseen classes and export the best one.
+    """Train a retrieval model, report on unseen classes and export it.
 
     Ctrl-C ends the training; the report says so. Before the training has begun, while
     the images are read, it leaves no run folder and raises `KeyboardInterrupt`.
@@ -111,7 +111,7 @@ def train_run(
     )
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        data = read_run_data(settings, verbose=int(verbose != 0))
+        data = read_run_data(settings, verbose=int(verbose in (1, "auto")))
         sampler = _sampler(settings, data.train, augment)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -125,10 +125,11 @@ def train_run(
     checkpoint = _checkpoint(settings, folder, model, data, sampler)
     try:
         _fit(settings, checkpoint, model, data.test.class_names, verbose)
-        model = load_model(folder / "best.keras")
+        model = load_model(folder / "last.keras")
         if settings.whitening:
             _adapt_whitening(model, data.squares, settings)
-            replace(folder / "best.keras", model.save)
+        # Not the best epoch: chosen on the test images, it would flatter the figures.
+        replace(folder / "model.keras", model.save)
         metrics = _report(checkpoint, model, data.test)
         saved_model = None
         if export_to is not None and keras.backend.backend() == "tensorflow":
