@@ -39,7 +39,8 @@ def retrieval_model(
 
     Args:
         backbone: `"small_resnet"` (ours, trains on a CPU in minutes); the name of a
-            class of `keras.applications`, such as `"ResNet50"`; or any `keras.Model`
+            class of `keras.applications`, such as `"ResNet50"` (not NASNet, which is
+            built for one image size); or any `keras.Model`
             from images `(B, H, W, 3)` of 0-255 to a feature map `(B, h, w, C)`.
         units: size `D` of the embedding, made by a projection with bias after the
             pooling; None leaves the projection out (`D = C`).
@@ -185,6 +186,12 @@ def _named_backbone(name, weights):
             "Expected `backbone` to be 'small_resnet', a class of `keras.applications` "
             f"such as 'ResNet50', or a keras.Model. Received: backbone={name!r}."
         )
+    if name.startswith("NASNet"):
+        raise ValueError(
+            "Expected a backbone for images of any size. Received: "
+            f"backbone={name!r}, whose layers depend on the size of the image. "
+            "Choose another, such as 'EfficientNetV2B0'."
+        )
     modules = [
         module
         for module in vars(keras.applications).values()
@@ -192,16 +199,7 @@ def _named_backbone(name, weights):
     ]
     # MobileNetV3 stands in no module: its preprocessing is part of the network.
     preprocess = modules[0].preprocess_input if modules else lambda images: images
-    fixed_size = name.startswith("NASNet") and weights == "imagenet"
-    model = application(
-        include_top=False,
-        weights=None if fixed_size else weights,
-        input_shape=(None, None, 3),
-    )
-    if fixed_size:
-        # Keras loads these weights for one image size only; they fit any.
-        pretrained = application(include_top=False, weights=weights)
-        model.set_weights(pretrained.get_weights())
+    model = application(include_top=False, weights=weights, input_shape=(None, None, 3))
     return model, preprocess
 
 

@@ -158,26 +158,11 @@ def test_whitening_is_float32_under_mixed_precision():
     assert cosine.min() > 0.9999
 
 
-@pytest.mark.slow
-def test_imagenet_weights_of_nasnet_fit_images_of_any_size(monkeypatch):
-    original = keras.applications.NASNetMobile
-
-    def fixed_size_only(include_top, weights, input_shape=None):
-        """As Keras does, but with random weights in place of a download."""
-        if weights == "imagenet" and input_shape is not None:
-            raise ValueError("the input_shape argument must be static")
-        shape = input_shape or (224, 224, 3)
-        return original(include_top=include_top, weights=None, input_shape=shape)
-
-    monkeypatch.setattr(keras.applications, "NASNetMobile", fixed_size_only)
-    model = retrieval_model("NASNetMobile", weights="imagenet")
-    assert model(images(1, 64, 96)).shape == (1, 1056)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"backbone": None}, "backbone"),
+        ({"backbone": "NASNetMobile"}, "EfficientNetV2B0"),
         ({"backbone": "__name__"}, "keras.applications"),
         ({"units": 2.5}, "units"),
         ({"whitening": "yes"}, "whitening"),
