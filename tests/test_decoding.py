@@ -94,6 +94,19 @@ def png_chunk(name, body):
     )
 
 
+@pytest.mark.parametrize(
+    ("mode", "colour"), [("1", 0), ("L", 90), ("RGB", (90, 60, 30))]
+)
+@pytest.mark.parametrize("profile", [b"", bytes(100_000)])
+def test_png_with_a_transparent_colour(mode, colour, profile):
+    picture = photo().convert(mode)
+    picture.paste(colour, (5, 5, 30, 20))
+    options = {"icc_profile": profile} if profile else {}
+    contents = encode(picture, "PNG", transparency=colour, **options)
+    assert (decode(contents)[10, 10].numpy() == 255).all()
+    assert_same_pixels(contents)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_png_of_few_grey_levels_spans_black_to_white(bits):
     levels = np.uint8(np.arange(8 * 16).reshape(8, 16) % 2**bits)
@@ -345,6 +358,12 @@ def test_shorter_side_keeps_the_aspect():
     )
 
 
-def test_shorter_side_of_a_strip_is_refused_with_advice():
-    with pytest.raises(tf.errors.InvalidArgumentError, match="less elongated"):
-        resize_shorter_side(np.zeros((1, 5000, 3), np.uint8), 224)
+def test_shorter_side_keeps_the_middle_of_a_strip():
+    strip = np.zeros((1, 5000, 3), np.uint8)
+    strip[:, 2498:2502] = 255
+    white = np.full((16, 64, 3), 255)
+    np.testing.assert_array_equal(resize_shorter_side(strip, 16), white)
+    turned = strip.transpose(1, 0, 2)
+    np.testing.assert_array_equal(
+        resize_shorter_side(turned, np.int64(16)), white.transpose(1, 0, 2)
+    )

@@ -1,5 +1,9 @@
 import io
+import os
+import pathlib
+import queue
 import struct
+import threading
 import warnings
 import zlib
 
@@ -60,10 +64,81 @@ def test_load_image_names_the_file_and_the_trouble(tmp_path):
     strip = tmp_path / "strip.png"
     strip.write_bytes(encode(photo(1, 5000), "PNG"))
     assert load_image(strip, 24).shape == (24, 24, 3)
-    with pytest.raises(ValueError, match=r"strip\.png.*less elongated"):
-        load_image(strip, 224, crop=False)
     with pytest.raises(FileNotFoundError):
         load_image(tmp_path / "nowhere.jpg", 24)
+
+
+@pytest.mark.parametrize("size", [(10, 6000), (6000, 10), (8, 100_000)])
+def test_a_strip_that_passes_the_check_never_ends_a_run(tmp_path, size):
+    path = tmp_path / "strip.png"
+    path.write_bytes(encode(photo(*size), "PNG"))
+    assert find_unreadable([path]) == []
+    shape = (480, 1920, 3) if size[1] > size[0] else (1920, 480, 3)
+    assert load_image(path, 480, crop=False).shape == shape
+    (image,) = ImageFiles([path], 480, crop=False).load()
+    assert image.shape == shape
+
+
+def test_the_middle_of_a_strip_is_kept(tmp_path):
+    path = tmp_path / "strip.png"
+    strip = photo(10, 101)
+    path.write_bytes(encode(strip, "PNG"))
+    middle = strip.crop((30, 0, 70, 10))
+    np.testing.assert_array_equal(load_image(path, 10, crop=False), middle)
+
+
+NOT_TO_BE_READ = {
+    "pipe.jpg": (os.mkfifo, "pipe"),
+    "folder.jpg": (os.mkdir, "it is a folder"),
+    "device.jpg": (lambda path: os.symlink(os.devnull, path), "device"),
+    "empty.jpg": (lambda path: path.touch(), "empty"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TO_BE_READ)
+def test_what_is_no_file_is_told_and_not_waited_for(tmp_path, name):
+    prepare, reason = NOT_TO_BE_READ[name]
+    path = tmp_path / name
+    prepare(path)
+    answers = queue.Queue()
+
+    def ask():
+        answers.put(find_unreadable([path]))
+        try:
+            load_image(path, 24)
+        except ValueError as error:
+            answers.put(str(error))
+
+    # A daemon: one that waits for the pipe must not keep the tests from ending.
+    threading.Thread(target=ask, daemon=True).start()
+    (skipped,) = answers.get(timeout=60)
+    assert reason in skipped.reason
+    message = answers.get(timeout=60)
+    assert name in message
+    assert reason in message
+
+
+def sparse_file(path, mebibytes, start=b""):
+    with open(path, "wb") as file:
+        file.write(start)
+        file.truncate(mebibytes * 2**20)
+    return path
+
+
+def test_a_large_file_is_judged_before_it_is_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise RuntimeError(f"{path} was read whole")
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+    zeros = sparse_file(tmp_path / "zeros.jpg", 300)
+    enormous = sparse_file(tmp_path / "enormous.bmp", 513, encode(photo(), "BMP"))
+    reasons = [skipped.reason for skipped in find_unreadable([zeros, enormous])]
+    assert reasons == [
+        "it is not an image, or its header is damaged",
+        "it is too large: 513 MiB, over 512 MiB",
+    ]
+    with pytest.raises(ValueError, match=r"enormous\.bmp.*over 512 MiB"):
+        load_image(enormous, 24)
 
 
 def test_image_files_behaves_as_a_sequence(paths):

@@ -11,7 +11,8 @@ What is read, recognised by content and never by file name:
 * JPEG, turned upright as its EXIF orientation says. The exact integer transform
   (`INTEGER_ACCURATE`) gives the very pixels of Pillow; the default one is off by 6.
   CMYK is converted.
-* PNG with 1 to 16 bits, grey, colour or palette; transparency over white.
+* PNG with 1 to 16 bits, grey, colour or palette; transparency, be it a channel, in
+  the palette or one colour named so, over white.
 * GIF, its first frame, as stored.
 * BMP with 8 (palette), 24 or 32 bits, not compressed.
 
@@ -29,12 +30,14 @@ import tensorflow as tf
 from keras_aploss.data.headers import (
     byte_values,
     exif_orientation,
+    has_transparent_colour,
     integer,
     walk_gif_header,
     walk_jpeg_header,
 )
 
 MAX_PIXELS = 100_000_000  # 300 MB once decoded
+MAX_ASPECT = 4  # longer side by shorter side, in what `resize_shorter_side` keeps
 
 _BMP_HEADER = 14 + 124  # the longest of its versions
 _BGRX_MASKS = (0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0)  # of red, green and blue
@@ -112,34 +115,33 @@ def resize_image(image, image_size):
     return _resample(square, (image_size, image_size))  # (S, S, 3)
 
 
-def resize_shorter_side(image, image_size, *, max_pixels=MAX_PIXELS):
-    """Resize an image so that its shorter side is `image_size`; nothing is cut.
+def resize_shorter_side(image, image_size):
+    """Resize an image so that its shorter side is `image_size`.
+
+    Nothing is cut, except from a strip: of one more than `MAX_ASPECT` (4) times as long
+    as it is wide, the middle is kept. So no image asks for more than four squares of
+    memory; whole, one of 1 x 5000 pixels would grow to 224 x 1,120,000.
 
     Args:
         image: (H, W, 3) `uint8` tensor or array.
         image_size: length of the shorter side of the result.
-        max_pixels: refuse a result with more pixels: a strip of 1 x 5000 pixels
-            would grow to 224 x 1,120,000.
 
     Returns:
-        A `uint8` tensor, (image_size, W', 3) or (H', image_size, 3).
+        A `uint8` tensor, (image_size, W', 3) or (H', image_size, 3), its longer side
+        at most `MAX_ASPECT * image_size`.
 
     Example:
         >>> resize_shorter_side(tf.zeros([60, 90, 3], tf.uint8), 32).shape
         TensorShape([32, 48, 3])
     """
     image = tf.convert_to_tensor(image)
-    shape = tf.cast(tf.shape(image)[:2], tf.int64)
-    size, side = tf.cast(image_size, tf.int64), tf.reduce_min(shape)
-    target = (shape * size + side // 2) // side
-    target = _checked(
-        target,
-        tf.reduce_prod(target) <= tf.cast(max_pixels, tf.int64),
-        "Expected an image that is less elongated: with its shorter side resized "
-        "it would have more pixels than `max_pixels`. Crop it. Received a shape of",
-        shape,
-    )
-    return _resample(image, tf.cast(target, tf.int32))
+    shape = tf.shape(image)[:2]
+    size, side = tf.cast(image_size, tf.int32), tf.reduce_min(shape)
+    kept = tf.minimum(shape, MAX_ASPECT * side)
+    top, left = tf.unstack((shape - kept) // 2)
+    height, width = tf.unstack(kept)
+    middle = image[top : top + height, left : left + width]
+    return _resample(middle, (kept * size + side // 2) // side)
 
 
 def _resample(image, size):
@@ -203,7 +205,7 @@ def _turn_upright(image, orientation):
 
 
 def _decode_png(contents, max_pixels):
-    data = tf.io.decode_raw(tf.strings.substr(contents, 0, 26), tf.uint8)
+    data = tf.io.decode_raw(contents, tf.uint8)
     header = byte_values(data, 0, 26)
     height, width = integer(header[20:24]), integer(header[16:20])
     colour_type = header[25]
@@ -212,12 +214,13 @@ def _decode_png(contents, max_pixels):
     def decode(channels):
         return lambda: tf.io.decode_png(contents, channels=channels)
 
-    # A palette is decoded to the channels that it has: asked for an alpha channel
-    # where there is none, TensorFlow fills it with 1, 3 or 15 at 1, 2 or 4 bits.
+    # An alpha channel is asked for only where there is one: else TensorFlow fills it
+    # with 1, 3 or 15 at 1, 2 or 4 bits. A palette comes with the channels it has.
+    has_alpha = (colour_type > 3) | has_transparent_colour(data)
     image = tf.cond(
-        colour_type < 3,
-        decode(3),
-        lambda: tf.cond(colour_type == 3, decode(0), decode(4)),
+        colour_type == 3,
+        decode(0),
+        lambda: tf.cond(has_alpha, decode(4), decode(3)),
     )
 
     def over_white():

@@ -10,6 +10,7 @@ Dimension key: N files, H, W height and width in pixels, S `image_size`.
 import concurrent.futures
 import os
 import pathlib
+import stat
 import warnings
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ from keras_aploss.data.decoding import (
 # Pillow's name for the JPEG of many phones: a second picture, for depth, follows it.
 _MULTI_PICTURE_JPEG = "MPO"
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", _MULTI_PICTURE_JPEG)
+# A BMP of `MAX_PIXELS` pixels has 381 MiB; what is longer is no photograph.
+_MAX_FILE_MIB = 512
 
 
 class SkippedImage(NamedTuple):
@@ -45,31 +48,35 @@ class SkippedImage(NamedTuple):
     reason: str
 
 
+# The decoder is traced once for all that call it; without AutoGraph, of which its
+# operations have no need, in less than half the time.
 _CONTENTS, _NUMBER = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)
+_IMAGE = tf.TensorSpec([None, None, 3], tf.uint8)
 
 
-@tf.function(input_signature=[_CONTENTS, _NUMBER])
-def _central_square(contents, image_size):
-    return resize_image(decode_image(contents), image_size)
-
-
-@tf.function(input_signature=[_CONTENTS, _NUMBER])
-def _whole_image(contents, image_size):
-    return resize_shorter_side(decode_image(contents), image_size)
-
-
-@tf.function(input_signature=[_CONTENTS, tf.TensorSpec([], tf.int64)])
+@tf.function(input_signature=[_CONTENTS, tf.TensorSpec([], tf.int64)], autograph=False)
 def _decode(contents, max_pixels):
     return decode_image(contents, max_pixels=max_pixels)
+
+
+@tf.function(input_signature=[_IMAGE, _NUMBER], autograph=False)
+def _central_square(image, image_size):
+    return resize_image(image, image_size)
+
+
+@tf.function(input_signature=[_IMAGE, _NUMBER], autograph=False)
+def _whole_image(image, image_size):
+    return resize_shorter_side(image, image_size)
 
 
 def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
     """Reads, decodes and resizes one image file.
 
     Args:
-        path: a JPEG, PNG, GIF or BMP file.
+        path: a JPEG, PNG, GIF or BMP file of at most 512 MiB.
         image_size: length of the shorter side of the result.
-        crop: keep the central square only. Otherwise the aspect is kept.
+        crop: keep the central square only. Otherwise the aspect is kept, up to 4:1;
+            of a longer strip, the middle is kept.
 
     Returns:
         A `uint8` array, (image_size, image_size, 3) if `crop`.
@@ -88,17 +95,24 @@ def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
         ((32, 32, 3), (32, 48, 3))
     """
     _require_positive(image_size=image_size)
-    load = _central_square if crop else _whole_image
+    resize = _central_square if crop else _whole_image
+    problem = _file_reason(path)
+    if problem:
+        raise _unreadable(path, problem)
     contents = pathlib.Path(path).read_bytes()
     try:
         with tf.device("CPU:0"):
-            return load(contents, image_size).numpy()
+            return resize(_decode(contents, MAX_PIXELS), image_size).numpy()
     except tf.errors.InvalidArgumentError as error:
-        reason = _reason_to_skip(path, MAX_PIXELS, 1) or _decoder_reason(error)
-        raise ValueError(
-            f"Expected a readable image. Received: path={os.fspath(path)!r}: {reason}. "
-            "`find_unreadable(paths)` lists such files beforehand."
-        ) from error
+        problem = _reason_to_skip(path, MAX_PIXELS, 1) or _decoder_reason(error)
+        raise _unreadable(path, problem) from error
+
+
+def _unreadable(path, problem):
+    return ValueError(
+        f"Expected a readable image. Received: path={os.fspath(path)!r}: {problem}. "
+        "`find_unreadable(paths)` lists such files beforehand."
+    )
 
 
 class ImageFiles:
@@ -107,7 +121,7 @@ class ImageFiles:
     Args:
         paths: the files.
         image_size: length of the shorter side of the images.
-        crop: keep the central square only, so that all shapes agree.
+        crop: keep the central square only, so that all shapes agree; see `load_image`.
 
     `files[3]` is a `uint8` array; `files[2:5]` and `files[indices]` are `ImageFiles`.
 
@@ -171,9 +185,10 @@ def find_unreadable(
 ) -> list[SkippedImage]:
     """List the files that can not be used as images, with the reasons.
 
-    Every file is opened, judged by its header (format, size, frames, colours) and
-    only then decoded to its last byte: by Pillow, which tells what is wrong, and by
-    `decode_image`, which will have to read it later.
+    Before anything is read, folders, pipes, devices and files over 512 MiB are
+    refused. Every other file is judged by its header (format, size, frames, colours)
+    and only then decoded to its last byte: by Pillow, which tells what is wrong, and
+    by `decode_image`, which will have to read it later.
 
     Args:
         paths: the files.
@@ -207,20 +222,18 @@ def find_unreadable(
 
 def _reason_to_skip(path, max_pixels, min_side):
     try:
-        contents = pathlib.Path(path).read_bytes()
-        if not contents:
-            return "the file is empty"
+        reason = _file_reason(path)
+        if reason:
+            return reason
         with PIL.Image.open(path) as image:
             reason = _header_reason(image, max_pixels, min_side)
             if reason:
                 return reason
             image.load()
         with tf.device("CPU:0"):
-            _decode(contents, max_pixels)
+            _decode(pathlib.Path(path).read_bytes(), max_pixels)
     except FileNotFoundError:
         return "the file does not exist"
-    except IsADirectoryError:
-        return "it is a folder"
     except PermissionError:
         return "the file may not be read: permission denied"
     except PIL.UnidentifiedImageError:
@@ -236,6 +249,21 @@ def _reason_to_skip(path, max_pixels, min_side):
     except Exception as error:
         message = " ".join(str(error).split()) or type(error).__name__
         return f"it is damaged: {message}"
+    return None
+
+
+def _file_reason(path):
+    """Why a file is not even to be opened: reading from a pipe waits for ever."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        return "it is a folder"
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file but a pipe, a socket or a device"
+    if not status.st_size:
+        return "the file is empty"
+    if status.st_size > _MAX_FILE_MIB * 2**20:
+        size = status.st_size / 2**20
+        return f"it is too large: {size:,.0f} MiB, over {_MAX_FILE_MIB} MiB"
     return None
 
 

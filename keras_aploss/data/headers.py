@@ -9,12 +9,14 @@ orientation 1.
 
 import tensorflow as tf
 
-_MAX_SEGMENTS = 1024  # of a JPEG header: some 10 in practice
+_MAX_SEGMENTS = 1024  # of a JPEG or PNG header: some 10 in practice
 _MAX_GIF_BLOCKS = 64  # before the first frame: palettes, comments
 _MAX_GIF_PIECES = 65_536  # of at most 255 bytes in a block: 16 MB
 _EXIF = tuple(b"Exif\0\0")
 _ORIENTATION_TAG = 0x0112
 _SHORT = 3  # the TIFF code of a 16-bit integer
+_PNG_PIXELS = int.from_bytes(b"IDAT", "big")
+_PNG_TRANSPARENCY = int.from_bytes(b"tRNS", "big")
 
 # What to do at a JPEG marker. The first two are also the bytes to go forward: FF FF
 # pads, as does a byte outside a segment; FF 00, TEM, RSTn and SOI have no length.
@@ -113,6 +115,30 @@ def exif_orientation(data, start, end):
     is_orientation = (tag == _ORIENTATION_TAG) & (kind == _SHORT) & valid
     orientation = tf.reduce_max(tf.where(is_orientation, value, 0))
     return tf.where((orientation >= 1) & (orientation <= 8), orientation, 1)
+
+
+def has_transparent_colour(data):
+    """Whether a PNG names a colour as transparent: a chunk tRNS before the pixels."""
+    size = tf.size(data, tf.int64)
+
+    def unfinished(position, name):
+        is_last = (name == _PNG_PIXELS) | (name == _PNG_TRANSPARENCY)
+        return (position < size) & ~is_last
+
+    def step(position, name):
+        # The length of the body, the name; after the body, four bytes of checksum.
+        head = tf.reshape(byte_values(data, position, 8), [2, 4])
+        length, name = tf.unstack(integer(head))
+        return position + 12 + length, name
+
+    first_chunk, no_name = tf.constant(8, tf.int64), tf.constant(0, tf.int64)
+    _, name = tf.while_loop(
+        unfinished,
+        step,
+        (first_chunk, no_name),
+        maximum_iterations=_MAX_SEGMENTS,
+    )
+    return name == _PNG_TRANSPARENCY
 
 
 def walk_gif_header(data):
