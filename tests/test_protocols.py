@@ -150,6 +150,43 @@ def test_collapsed_embeddings():
     assert metrics["map"] < 0.11
 
 
+@pytest.mark.parametrize(
+    ("num", "units"), [(2, 8), (34, 64), (50, 128), (97, 300), (103, 37), (500, 129)]
+)
+@pytest.mark.parametrize("block_size", [None, 1, 5, 17])
+def test_identical_embeddings_are_tied(num, units, block_size):
+    """Whatever the tiles of the matrix product, negatives come before positives."""
+    rng = np.random.default_rng(num)
+    collapsed = np.tile(unit_rows(rng, 1, units), (2 * num, 1))
+    labels = np.arange(2 * num) % num
+    result = evaluate_leave_one_out(collapsed, labels, block_size=block_size)
+    np.testing.assert_array_equal(result.average_precision, 1 / (2 * num - 1))
+    assert result.metrics["recall_at_1"] == 0
+    # Pairs of identical embeddings among others, which must stay as they are.
+    pairs = np.tile(unit_rows(rng, num, units), (2, 1))
+    indices, values = top_k(pairs, pairs, 2 * num, block_size=block_size)
+    similarity = np.take_along_axis(values, np.argsort(indices, axis=1), 1)
+    np.testing.assert_array_equal(similarity[:, :num], similarity[:, num:])
+    np.testing.assert_allclose(similarity, pairs @ pairs.T, atol=1e-6)
+
+
+def test_ties_do_not_rest_on_the_matrix_product(monkeypatch):
+    """Another machine may round each column in its own way."""
+    matmul = np.matmul
+
+    def by_place(a, b, out):
+        matmul(a, b, out=out)
+        out += np.linspace(0, 1e-6, out.shape[1], dtype=np.float32)
+
+    monkeypatch.setattr(np, "matmul", by_place)
+    # One-hot rows: equal sums of units, but not identical.
+    embeddings = np.repeat(np.eye(5), 8, axis=0)
+    indices, values = top_k(embeddings, embeddings, 40)
+    assert all(len(np.unique(row)) == 5 for row in values)
+    for query, row in enumerate(indices):
+        assert row[:8].tolist() == list(range(query // 8 * 8, query // 8 * 8 + 8))
+
+
 def test_relevant_by_label():
     rng = np.random.default_rng(4)
     query_labels, database_labels = rng.integers(-2, 9, 20), rng.integers(-2, 8, 50)

@@ -9,12 +9,14 @@ Queries are taken in blocks: a block of similarities, `(block_size, N)`, is the 
 memory beside the embeddings.
 
 Similarity is the float32 dot product. Embeddings need not have unit length, but only
-then is it the cosine. Equal embeddings are tied; similarities that differ by no more
-than float32 rounding may change places with the block size or the machine.
+then is it the cosine. Embeddings of the database that are identical, bit for bit, are
+tied on every machine. Other similarities that differ by no more than float32 rounding
+may change places with the block size or the machine.
 
-Dimension key: Q queries, N database images, D units, P positives of one query.
+Dimension key: Q queries, N database images, D units, C copies among the N.
 """
 
+import hashlib
 import operator
 from collections.abc import Iterator, Sequence
 
@@ -231,14 +233,36 @@ def _similarity_rows(
             "Expected embeddings whose products fit float32. Received: products up to "
             f"{largest:.0e}. Normalise the embeddings to unit length."
         )
+    copies, originals = _identical_rows(database)
     buffer = np.empty((min(block_size, len(chosen)), len(database)), np.float32)
     progress = keras.utils.Progbar(-(-len(chosen) // block_size), verbose=verbose)
     for block, start in enumerate(range(0, len(chosen), block_size)):
         block_queries = chosen[start : start + block_size]
         rows = buffer[: len(block_queries)]  # (block_size, N)
         np.matmul(queries[block_queries], database.T, out=rows)
+        if len(copies):
+            # A matrix product rounds by the place of a column in its tiles and threads.
+            rows[:, copies] = rows[:, originals]
         yield from zip(block_queries.tolist(), rows, strict=True)
         progress.update(block + 1)
+
+
+def _identical_rows(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows identical to an earlier one, `(C,)`, and the first such row of each."""
+    # Sums of integers, unlike those of floats, do not depend on their order: identical
+    # rows have equal sums. Few others do, and only these rows are looked at one by one.
+    sums = embeddings.view(np.uint32).sum(axis=1, dtype=np.uint32)
+    _, inverse, counts = np.unique(sums, return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(counts[inverse] > 1)
+    first: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(embeddings[row]).digest() for row in suspects)
+    originals = [
+        first.setdefault(digest, row)
+        for row, digest in zip(suspects.tolist(), digests, strict=True)
+    ]
+    originals = np.array(originals, np.int64)
+    is_copy = originals != suspects
+    return suspects[is_copy], originals[is_copy]
 
 
 def _largest(embeddings: np.ndarray) -> float:
