@@ -1,6 +1,5 @@
-"""Data sets: the synthetic landmarks, folders, manifests, disjoint classes."""
+"""Data sets: the synthetic landmarks, folders, disjoint classes."""
 
-import csv
 import logging
 import os
 
@@ -13,7 +12,6 @@ from keras_aploss.data import ImageFiles
 from keras_aploss.datasets import (
     ImageSet,
     image_folder,
-    image_manifest,
     split_classes,
     synthetic_landmarks,
 )
@@ -62,12 +60,6 @@ def folder(tmp_path):
     save_image(root / ".cache" / "thumbnail.png")
     save_image(root / "stray.png")
     return root
-
-
-def write_csv(path, rows, encoding="utf-8"):
-    with open(path, "w", encoding=encoding, newline="") as file:
-        csv.writer(file).writerows(rows)
-    return path
 
 
 class TestSyntheticLandmarks:
@@ -174,7 +166,38 @@ class TestImageFolder:
             "empty",
         }
         assert all(item.reason for item in skipped)
-        assert [record.args[0] for record in caplog.records] == ["empty", "ruin"]
+        warned = [record.args[0] for record in caplog.records[:2]]
+        assert warned == ["empty", "ruin"]
+
+    def test_images_of_other_formats_are_told(self, folder):
+        for name in ("a.webp", "b.HEIC", "c.tif", "d.avif"):
+            (folder / "tower" / name).write_bytes(b"of another format")
+        save_image(folder / "tower" / "e.jfif", format="JPEG")
+        save_image(folder / "tower" / "f.jpe", format="JPEG")
+        found = image_folder(folder, image_size=16)
+        told = {os.path.basename(path): reason for path, reason in found.skipped}
+        assert {"a.webp", "b.HEIC", "c.tif", "d.avif"} <= set(told)
+        reason = "its format, .heic, is not read; convert it to JPEG or PNG"
+        assert told["b.HEIC"] == reason
+        assert "notes.txt" not in told
+        assert found.labels.tolist() == [0, 1, 1, 1, 1, 1]
+
+    def test_images_of_other_formats_only(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "photo.webp").write_bytes(b"of another format")
+        with pytest.raises(ValueError, match="Convert the 1 of other formats"):
+            image_folder(tmp_path, image_size=16)
+
+    def test_classes_of_one_image_are_named_and_kept(self, folder, caplog):
+        for number in range(30):
+            save_image(folder / f"single {number:02}" / "a.png")
+        with caplog.at_level(logging.WARNING, logger="keras_aploss.datasets"):
+            found = image_folder(folder, image_size=16)
+        message = caplog.records[-1].getMessage()
+        assert message.startswith("31 of 32 classes have one image only")
+        assert "bridge, single 00, single 01" in message
+        assert message.endswith("single 18 and 11 more")
+        assert (np.bincount(found.labels) == 1).sum() == 31
 
     def test_links_are_followed_without_running_in_circles(self, folder, tmp_path):
         elsewhere = save_image(tmp_path / "elsewhere" / "d.png").parent
@@ -214,92 +237,6 @@ class TestImageFolder:
         (tmp_path / "a" / "zero.jpg").write_bytes(b"")
         with pytest.raises(ValueError, match=r"at least one readable.*empty"):
             image_folder(tmp_path, image_size=16)
-
-
-class TestImageManifest:
-    def test_splits_share_one_numbering(self, folder):
-        rows = [
-            ["path", "label", "class_name", "split", "remark"],
-            ["tower/b.png", "10", "Old Tower", "train", "x"],
-            ["tower/A.JPG", "10", "Old Tower", "test", ""],
-            ["bridge/one.jpeg", "9", "Bridge, great", "test", ""],
-            ["bridge/zero.jpg", "9", "Bridge, great", "train", ""],
-        ]
-        sets = image_manifest(write_csv(folder / "list.csv", rows), image_size=16)
-        assert list(sets) == ["test", "train"]
-        assert sets["train"].class_names == ["Bridge, great", "Old Tower"]
-        assert sets["test"].class_names == sets["train"].class_names
-        assert sets["train"].labels.tolist() == [1]
-        assert sets["test"].labels.tolist() == [1, 0]
-        assert not sets["test"].skipped
-        assert sets["train"].skipped == [
-            (str(folder / "bridge" / "zero.jpg"), "the file is empty")
-        ]
-        np.testing.assert_array_equal(sets["train"].images[0][8, 8], (10, 200, 10))
-
-    def test_no_split_root_quotes_and_byte_order_mark(self, folder, tmp_path):
-        save_image(folder / "a, b.png")
-        rows = [["label", "path"], ["été", "a, b.png"], ["abc", "tower/b.png"]]
-        path = write_csv(tmp_path / "list.csv", rows, encoding="utf-8-sig")
-        sets = image_manifest(path, image_size=16, root=folder)
-        assert list(sets) == ["all"]
-        assert sets["all"].class_names == ["abc", "été"]
-        assert sets["all"].labels.tolist() == [1, 0]
-        assert sets["all"].images.paths[0] == str(folder / "a, b.png")
-
-    def test_absolute_paths_spaces_and_blank_lines(self, folder):
-        path = folder / "list.csv"
-        path.write_text(f"path , label\n\n{folder / 'tower' / 'b.png'} , 5 \r\n\n")
-        sets = image_manifest(path, image_size=16, root="elsewhere")
-        assert sets["all"].class_names == ["5"]
-        assert len(sets["all"].images) == 1
-
-    def test_a_label_without_image_is_left_out(self, folder, caplog):
-        rows = [["path", "label"], ["tower/b.png", "7"], ["missing.png", "3"]]
-        with caplog.at_level(logging.WARNING, logger="keras_aploss.datasets"):
-            sets = image_manifest(write_csv(folder / "l.csv", rows), image_size=16)
-        assert sets["all"].class_names == ["7"]
-        assert sets["all"].labels.tolist() == [0]
-        assert [record.args[0] for record in caplog.records] == ["3"]
-        assert "does not exist" in sets["all"].skipped[0].reason
-
-    def test_an_image_listed_in_two_splits(self, folder):
-        rows = [["path", "label", "split"]]
-        rows += [["tower/b.png", "a", split] for split in ("one", "two")]
-        rows += [["bridge/zero.jpg", "a", split] for split in ("one", "two")]
-        sets = image_manifest(write_csv(folder / "l.csv", rows), image_size=16)
-        for name in ("one", "two"):
-            assert len(sets[name].images) == 1
-            assert len(sets[name].skipped) == 1
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("", "no path and no label"),
-            ("path;label\na;b\n", "no path and no label"),
-            ("path,name\na,b\n", r"\['path', 'name'\]: no label"),
-            ("path,label\n", "none after its header"),
-            ("path,label\na.png\n", "no label in line 2"),
-            ("path,label,split\na.png,1, \n", "no split in line 2"),
-            ("path,label\na,b.png,1\n", "more cells than the header in line 2"),
-            ('path,label\n"a.png,1\n', "in which"),
-            ("path,label\na.png,1\n", "all unreadable"),
-            ("path,label,class_name\na.png,1,A\nb.png,1,B\n", "one class name"),
-        ],
-    )
-    def test_tables_that_can_not_be_read(self, folder, text, message):
-        path = folder / "list.csv"
-        path.write_text(text)
-        with pytest.raises(ValueError, match=message) as error:
-            image_manifest(path, image_size=16)
-        assert str(error.value).startswith("Expected")
-
-    def test_files_that_are_no_table(self, folder):
-        for path in (folder, folder / "nowhere.csv"):
-            with pytest.raises(ValueError, match="is not a file"):
-                image_manifest(path, image_size=16)
-        with pytest.raises(ValueError, match="UTF-8"):
-            image_manifest(folder / "bridge" / "one.jpeg", image_size=16)
 
 
 class TestSplitClasses:

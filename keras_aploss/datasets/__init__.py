@@ -12,6 +12,7 @@ night, behind a tree. `image_folder` and `image_manifest` read one's own images,
 which files are unusable and go on without them; `split_classes` sets classes aside.
 """
 
-from keras_aploss.datasets.files import image_folder, image_manifest
+from keras_aploss.datasets.files import image_folder
 from keras_aploss.datasets.image_set import ImageSet, split_classes
+from keras_aploss.datasets.manifest import image_manifest
 from keras_aploss.datasets.synthetic import synthetic_landmarks

@@ -1,13 +1,11 @@
-"""One's own images, in folders or listed in a CSV file.
+"""One's own images, in one folder per class.
 
 The problem: real collections hold empty, truncated and foreign files, hidden thumbnails
 and classes that turn out empty. They are found before training, named, and left out.
 """
 
-import csv
 import logging
 import os
-import pathlib
 
 import numpy as np
 
@@ -15,12 +13,19 @@ from keras_aploss.data import ImageFiles, SkippedImage, find_unreadable
 from keras_aploss.datasets.image_set import ImageSet
 
 _EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png")
+# Images that nothing here decodes. A user who has them must not lose them unawares.
+_OTHER_EXTENSIONS = (
+    *(".apng", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".tif", ".tiff"),
+    *(".ico", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".webp"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+)
+_NAMED_CLASSES = 20  # of those with one image, in a warning
 
 _logger = logging.getLogger(__name__)
 
 
 def _walk_images(folder):
-    """List the images under a class's folder, sorted; links are followed, no circle."""
+    """List a class's images, also those of other formats; links are followed once."""
     found, visited = [], {os.path.realpath(os.path.dirname(folder))}
     for parent, folders, names in os.walk(folder, followlinks=True):
         visited.add(os.path.realpath(parent))
@@ -33,12 +38,38 @@ def _walk_images(folder):
         found += [
             os.path.join(parent, name)
             for name in names
-            if not name.startswith(".") and name.lower().endswith(_EXTENSIONS)
+            if not name.startswith(".")
+            and name.lower().endswith(_EXTENSIONS + _OTHER_EXTENSIONS)
         ]
     return sorted(found)
 
 
-def _readable_rows(rows, options):
+def _divide_by_format(rows):
+    """Divide (path, class) rows into those of a format that is read, and the others."""
+    read = [row for row in rows if row[0].lower().endswith(_EXTENSIONS)]
+    others = sorted({path for path, _ in rows} - {path for path, _ in read})
+    reason = "its format, {}, is not read; convert it to JPEG or PNG"
+    return read, [
+        SkippedImage(path, reason.format(os.path.splitext(path)[1].lower()))
+        for path in others
+    ]
+
+
+def _warn_of_single_images(labels, class_names):
+    """Name the classes in which no image has another one to find."""
+    names = [class_names[k] for k in np.flatnonzero(np.bincount(labels) == 1)]
+    if names:
+        more = len(names) - _NAMED_CLASSES
+        _logger.warning(
+            "%d of %d classes have one image only: nothing can be found for it, and "
+            "others are to be told from it. They are: %s",
+            len(names),
+            len(class_names),
+            ", ".join(names[:_NAMED_CLASSES]) + (f" and {more} more" * (more > 0)),
+        )
+
+
+def readable_rows(rows, options):
     """Divide (path, ...) rows into those whose file is an image, and the skipped."""
     paths = list(dict.fromkeys(row[0] for row in rows))
     skipped = find_unreadable(paths, **options)
@@ -62,10 +93,17 @@ def image_folder(
 ) -> ImageSet:
     """Read a folder that has one sub-folder per class.
 
-    Images may lie deeper inside a class. Hidden files and files that are not images by
-    their extension (bmp, gif, jpeg, jpg, png; upper or lower case) are ignored, links
-    are followed, and the order is that of the sorted names. Every file is checked in
-    full: the bad ones are in `skipped`, as are classes that are left with no image.
+    Images may lie deeper inside a class. They are known by their extension: bmp, gif,
+    jfif, jpe, jpeg, jpg or png, in upper or lower case. Hidden files and files that are
+    no images are ignored, links are followed, and the order is that of the sorted
+    names. Every image is checked in full: the bad ones are in `skipped`, as are those
+    of formats that are not read, by their extension (webp, heic, avif, tif and
+    others), and classes that are left with no image.
+
+    A class that is left with one image stays: as a query it finds nothing and has no
+    average precision, and in the database others are to be told from it. A warning of
+    the logger `keras_aploss.datasets` names such classes; they are those where
+    `np.bincount(labels) == 1`.
 
     Args:
         path: The folder.
@@ -109,12 +147,15 @@ def image_folder(
         for name in sorted(classes)
         for file in _walk_images(os.path.join(path, name))
     ]
+    rows, others = _divide_by_format(rows)
     if not rows:
+        advice = f" Convert the {len(others)} of other formats." if others else ""
         raise ValueError(
             f"{expected} has {len(classes)} sub-folders without any image. Images are "
-            f"known by their extension: {', '.join(_EXTENSIONS)}."
+            f"known by their extension: {', '.join(_EXTENSIONS)}.{advice}"
         )
-    rows, skipped = _readable_rows(rows, {"workers": workers, "verbose": verbose})
+    rows, skipped = readable_rows(rows, {"workers": workers, "verbose": verbose})
+    skipped += others
     class_names = sorted({name for _, name in rows})
     for name in sorted(set(classes) - set(class_names)):
         _logger.warning("Class %r has no readable image and is left out.", name)
@@ -122,130 +163,6 @@ def image_folder(
         skipped.append(SkippedImage(os.path.join(path, name), reason))
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = np.array([numbers[name] for _, name in rows], "int64")
+    _warn_of_single_images(labels, class_names)
     images = ImageFiles([file for file, _ in rows], image_size, crop=crop)
     return ImageSet(images, labels, class_names, skipped)
-
-
-def _read_csv(csv_path):
-    """Read the rows of a manifest as dictionaries without missing cells."""
-    problem = f"Expected a CSV file in UTF-8. Received: csv_path={str(csv_path)!r},"
-    if not csv_path.is_file():
-        raise ValueError(f"{problem} which is not a file. Check its spelling.")
-    try:
-        with open(csv_path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{problem} in which: {error}. Save it again.") from error
-    missing = [name for name in ("path", "label") if name not in header]
-    if missing:
-        raise ValueError(
-            f"{problem} whose columns are {header}: no {' and no '.join(missing)}. "
-            "Write a first line such as path,label,split, separated by commas."
-        )
-    columns = [n for n in ("path", "label", "class_name", "split") if n in header]
-    for line, row in rows:
-        empty = [name for name in columns if not (row[name] or "").strip()]
-        if empty or None in row:
-            what = f"no {empty[0]}" if empty else "more cells than the header"
-            raise ValueError(f"{problem} with {what} in line {line}. Mend that line.")
-    cells = [{name: row[name].strip() for name in columns} for _, row in rows]
-    return [{"split": "all", "class_name": row["label"], **row} for row in cells]
-
-
-def _number_labels(labels):
-    """Number the distinct labels: integers in their order, other texts as texts."""
-    try:
-        ordered = sorted(set(labels), key=lambda label: (int(label), label))
-    except ValueError:
-        ordered = sorted(set(labels))
-    return {label: number for number, label in enumerate(ordered)}
-
-
-def _class_titles(table):
-    """Match each label to its one class name."""
-    titles = {}
-    for row in table:
-        title = titles.setdefault(row["label"], row["class_name"])
-        if title != row["class_name"]:
-            raise ValueError(
-                "Expected one class name per label. Received: "
-                f"label={row['label']!r} named {title!r} and {row['class_name']!r}. "
-                "Give them the same name, or two labels."
-            )
-    return titles
-
-
-def image_manifest(
-    csv_path: str | os.PathLike,
-    *,
-    image_size: int,
-    root: str | os.PathLike | None = None,
-    crop: bool = True,
-    workers: int | None = None,
-    verbose: int = 0,
-) -> dict[str, ImageSet]:
-    r"""Read a CSV file that lists images.
-
-    Its columns: `path`, `label` (any text), and if wanted `class_name` (a title for the
-    label) and `split` (such as train and test). Others are ignored.
-
-    Args:
-        csv_path: The file.
-        image_size: Length of the shorter side of the images in pixels.
-        root: Folder of the relative paths; by default that of the file.
-        crop: Whether to keep the central square only, so that all shapes agree.
-        workers: Threads that check the files; by default one per processor.
-        verbose: 1 shows a progress bar.
-
-    Returns:
-        An `ImageSet` per value of `split`, or the only one under "all". They share one
-        numbering of the labels. Unreadable files are in the `skipped` of their split.
-
-    Raises:
-        ValueError: If the file is not such a table, or lists no readable image.
-
-    Example:
-    >>> import pathlib, tempfile
-    >>> import numpy as np, PIL.Image
-    >>> from keras_aploss import image_manifest
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in ("a.png", "b.png"):
-    ...         PIL.Image.new("RGB", (60, 40)).save(pathlib.Path(folder, name))
-    ...     csv_path = pathlib.Path(folder, "list.csv")
-    ...     rows = "path,label,split\na.png,crow,train\nb.png,jay,test\n"
-    ...     _ = csv_path.write_text(rows)
-    ...     sets = image_manifest(csv_path, image_size=32)
-    >>> sorted(sets), sets["test"].labels, sets["test"].class_names
-    (['test', 'train'], array([1]), ['crow', 'jay'])
-    """
-    csv_path = pathlib.Path(csv_path)
-    folder = os.fspath(csv_path.parent if root is None else root)
-    table = _read_csv(csv_path)
-    if not table:
-        raise ValueError(
-            f"Expected a line per image. Received: csv_path={str(csv_path)!r}, which "
-            "has none after its header. Add them."
-        )
-    titles = _class_titles(table)
-
-    def file(row):
-        return os.path.join(folder, row["path"])
-
-    rows = [(file(row), row) for row in table]
-    rows, skipped = _readable_rows(rows, {"workers": workers, "verbose": verbose})
-    numbers = _number_labels([row["label"] for _, row in rows])
-    for label in sorted({row["label"] for row in table} - set(numbers)):
-        _logger.warning("Label %r has no readable image and is left out.", label)
-    class_names = [titles[label] for label in numbers]
-    sets = {}
-    for split in sorted({row["split"] for row in table}):
-        listed = {file(row) for row in table if row["split"] == split}
-        chosen = [(path, row) for path, row in rows if row["split"] == split]
-        labels = np.array([numbers[row["label"]] for _, row in chosen], "int64")
-        images = ImageFiles([path for path, _ in chosen], image_size, crop=crop)
-        bad = [item for item in skipped if item.path in listed]
-        sets[split] = ImageSet(images, labels, class_names, bad)
-    return sets

@@ -16,7 +16,7 @@ class ImageSet(NamedTuple):
 
     Attributes:
         images: (N, S, S, 3) array of `uint8`, or `ImageFiles` that decode on demand.
-        labels: (N,) array of `int64`.
+        labels: (N,) array of `int64`; -1 marks a distractor, an image of no class.
         class_names: The name of label `k` is `class_names[k]`. Sets split from one
             another share this list, and so one numbering.
         skipped: The files, or whole classes, that were left out, and why.

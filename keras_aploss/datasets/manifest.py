@@ -1,0 +1,204 @@
+"""One's own images, listed in a CSV file.
+
+The problem: a benchmark is more than classes. It says which images train, which query,
+which are searched, and which belong to no class and are only there to distract; a
+table says all that without moving a file.
+"""
+
+import csv
+import logging
+import os
+import pathlib
+
+import numpy as np
+
+from keras_aploss.data import ImageFiles
+from keras_aploss.datasets.files import readable_rows
+from keras_aploss.datasets.image_set import ImageSet
+
+_FLAGS = {
+    **dict.fromkeys(["1", "true", "yes"], True),
+    **dict.fromkeys(["0", "false", "no", ""], False),
+}
+
+
+_logger = logging.getLogger(__name__)
+
+
+def _read_csv(csv_path):
+    """Read the rows of a manifest as dictionaries without missing cells."""
+    problem = f"Expected a CSV file in UTF-8. Received: csv_path={str(csv_path)!r},"
+    if not csv_path.is_file():
+        raise ValueError(f"{problem} which is not a file. Check its spelling.")
+    try:
+        with open(csv_path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{problem} in which: {error}. Save it again.") from error
+    missing = [name for name in ("path", "label") if name not in header]
+    if missing:
+        raise ValueError(
+            f"{problem} whose columns are {header}: no {' and no '.join(missing)}. "
+            "Write a first line such as path,label,split, separated by commas."
+        )
+    table = []
+    for line, row in rows:
+        cells = {name: (row[name] or "").strip() for name in header}
+        mistake = "more cells than the header" if None in row else _row_mistake(cells)
+        if mistake:
+            raise ValueError(
+                f"{problem} with {mistake} in line {line}. Mend that line."
+            )
+        title = cells.get("class_name", cells["label"])
+        table.append({**cells, "class_name": title, "sets": _row_sets(cells)})
+    return table
+
+
+def _row_mistake(cells):
+    """What is wrong in a row, or None."""
+    for name in ("query", "database"):
+        if cells.get(name, "").lower() not in _FLAGS:
+            return f"{name}={cells[name]!r}, neither 1 (true, yes) nor 0 (false, no)"
+    needed = ["path", "label", "class_name"]
+    # What a row that is a query or of the database says of its split is not used.
+    needed += [] if _row_flags(cells) else ["split"]
+    empty = [name for name in needed if not cells.get(name, "-")]
+    return f"no {empty[0]}" if empty else None
+
+
+def _row_flags(cells):
+    return [
+        name for name in ("query", "database") if _FLAGS[cells.get(name, "").lower()]
+    ]
+
+
+def _row_sets(cells):
+    """The names of the sets that a row goes into."""
+    return _row_flags(cells) or [cells.get("split", "all")]
+
+
+def _is_distractor(label):
+    try:
+        return int(label) < 0
+    except ValueError:
+        return False
+
+
+def _number_labels(labels):
+    """Number the distinct labels: integers in their order, other texts as texts.
+
+    Integers below 0 mark distractors, which are of no class: they become -1.
+
+    Returns:
+        A dictionary from the labels to the numbers, the classes in their order.
+    """
+    distractors = {label for label in labels if _is_distractor(label)}
+    classes = set(labels) - distractors
+    try:
+        ordered = sorted(classes, key=lambda label: (int(label), label))
+    except ValueError:
+        ordered = sorted(classes)
+    numbers = {label: number for number, label in enumerate(ordered)}
+    return {**numbers, **dict.fromkeys(distractors, -1)}
+
+
+def _class_titles(table):
+    """Match each label to its one class name."""
+    titles = {}
+    for row in table:
+        if _is_distractor(row["label"]):
+            continue
+        title = titles.setdefault(row["label"], row["class_name"])
+        if title != row["class_name"]:
+            raise ValueError(
+                "Expected one class name per label. Received: "
+                f"label={row['label']!r} named {title!r} and {row['class_name']!r}. "
+                "Give them the same name, or two labels."
+            )
+    return titles
+
+
+def image_manifest(
+    csv_path: str | os.PathLike,
+    *,
+    image_size: int,
+    root: str | os.PathLike | None = None,
+    crop: bool = True,
+    workers: int | None = None,
+    verbose: int = 0,
+) -> dict[str, ImageSet]:
+    r"""Read a CSV file that lists images.
+
+    Its columns, of which the last four may be missing; others are ignored:
+
+    * `path`: the image file.
+    * `label`: the class, any text. An integer below 0 marks a distractor: an image of
+      no class, with label -1, that is never a query nor relevant.
+    * `class_name`: a title for the label; by default the label itself.
+    * `split`: the set that the image goes into, such as train or test.
+    * `query` and `database`: 1, true or yes; or 0, false, no or nothing. Where one of
+      them is true, the image goes into the set of that name, where both are, into
+      both, and its `split` is not looked at and may be empty.
+
+    Args:
+        csv_path: The file.
+        image_size: Length of the shorter side of the images in pixels.
+        root: Folder of the relative paths; by default that of the file.
+        crop: Whether to keep the central square only, so that all shapes agree.
+        workers: Threads that check the files; by default one per processor.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        An `ImageSet` per set: "query", "database" and the values of `split`; without
+        a column `split`, the images that are neither query nor database are in "all".
+        The sets share one numbering of the labels. Unreadable files are in the
+        `skipped` of their sets.
+
+    Raises:
+        ValueError: If the file is not such a table, or lists no readable image.
+
+    Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np, PIL.Image
+    >>> from keras_aploss import image_manifest
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.png", "b.png"):
+    ...         PIL.Image.new("RGB", (60, 40)).save(pathlib.Path(folder, name))
+    ...     csv_path = pathlib.Path(folder, "list.csv")
+    ...     rows = "path,label,split\na.png,crow,train\nb.png,jay,test\n"
+    ...     _ = csv_path.write_text(rows)
+    ...     sets = image_manifest(csv_path, image_size=32)
+    >>> sorted(sets), sets["test"].labels, sets["test"].class_names
+    (['test', 'train'], array([1]), ['crow', 'jay'])
+    """
+    csv_path = pathlib.Path(csv_path)
+    folder = os.fspath(csv_path.parent if root is None else root)
+    table = _read_csv(csv_path)
+    if not table:
+        raise ValueError(
+            f"Expected a line per image. Received: csv_path={str(csv_path)!r}, which "
+            "has none after its header. Add them."
+        )
+    titles = _class_titles(table)
+
+    def file(row):
+        return os.path.join(folder, row["path"])
+
+    rows = [(file(row), row) for row in table]
+    rows, skipped = readable_rows(rows, {"workers": workers, "verbose": verbose})
+    numbers = _number_labels([row["label"] for _, row in rows])
+    for label in sorted(set(titles) - set(numbers)):
+        _logger.warning("Label %r has no readable image and is left out.", label)
+    class_names = [titles[label] for label in numbers if label in titles]
+    sets = {}
+    for name in sorted({name for row in table for name in row["sets"]}):
+        listed = {file(row) for row in table if name in row["sets"]}
+        chosen = [(path, row) for path, row in rows if name in row["sets"]]
+        labels = np.array([numbers[row["label"]] for _, row in chosen], "int64")
+        images = ImageFiles([path for path, _ in chosen], image_size, crop=crop)
+        bad = [item for item in skipped if item.path in listed]
+        sets[name] = ImageSet(images, labels, class_names, bad)
+    return sets
