@@ -151,60 +151,40 @@ def test_what_cannot_be_evaluated_is_refused(labels, kwargs, message):
         RetrievalEvaluation(np.zeros((3, 4, 4, 3), "uint8"), labels, **kwargs)
 
 
-def dense_histogram(similarity, centers):
-    delta = centers[0] - centers[1]
-    similarity = np.clip(similarity, centers[-1], centers[0])
-    weight = np.maximum(1 - np.abs(similarity[:, None] - centers) / delta, 0)
-    return weight.sum(0)
+BAD_QUERIES = [
+    ([-1, 0], "queries from -1 to 0"),
+    ([0, 7], "queries from 0 to 7"),
+    ([0, 1, 1, 0, 0, 0, 0], "7 queries, of which 2 distinct.*flatnonzero"),
+    (np.arange(7) < 2, "dtype=bool"),
+    ([0.0, 3.0], "dtype=float64"),
+    ([[0, 3]], r"shape=\(1, 2\)"),
+    ([], "distinct integers"),
+    (np.empty(0, int), "of the 0 queries"),
+    ([0, 1, 6], "among those that do not query"),
+    ([0, 1, 2, 3, 4, 5, 6], "of the 0 others"),
+    ([4], "among those that do not query"),
+]
 
 
-@pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.0, 1.0)])
-def test_histogram_equals_the_kernel_of_the_loss(limits):
-    rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(30, 3))
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    labels = np.append(rng.integers(0, 4, 25), [-1] * 5)
-    centers, positives, negatives = similarity_histogram(
-        embeddings, labels, num_bins=7, similarity_range=limits
-    )
-    similarity = embeddings @ embeddings.T
-    relevance = labels[:, None] == labels
-    other, query = ~np.eye(30, dtype=bool), (labels >= 0)[:, None]
-    expected = dense_histogram(similarity[relevance & other & query], centers)
-    np.testing.assert_allclose(positives, expected, atol=1e-3)
-    expected = dense_histogram(similarity[~relevance & query], centers)
-    np.testing.assert_allclose(negatives, expected, atol=1e-3)
+@pytest.mark.parametrize(("queries", "message"), BAD_QUERIES)
+def test_queries_that_say_nothing_or_something_else_are_refused(queries, message):
+    labels, embeddings = np.array([0, 0, 1, 1, -1, -1, 2]), np.eye(7)
+    with pytest.raises(ValueError, match=message):
+        RetrievalEvaluation(embeddings, labels, queries=queries)
+    with pytest.raises(ValueError, match=message):
+        evaluate_embeddings(embeddings, labels, queries)
+    with pytest.raises(ValueError, match=message):
+        choose_queries(labels, 2, queries)
 
 
-def test_histogram_of_many_images_uses_some_queries():
-    embeddings = np.tile([[1.0, 0.0]], (50, 1))
-    _, positives, _ = similarity_histogram(embeddings, np.zeros(50, int), max_queries=4)
-    assert positives.sum() == 4 * 49
-
-
-def test_queries_have_positives_and_spread_over_the_classes():
-    labels = np.array([-1, -1, 9, 3, 3, 5, 5, 5, 7, 7])
-    assert choose_queries(labels, 3).tolist() == [3, 5, 8]
-    assert choose_queries(labels, 5).tolist() == [3, 5, 8, 4, 6]
-    assert len(choose_queries(labels, 99)) == 7
-    assert labels[choose_queries(labels, 2)].tolist() == [3, 7]
-
-
-def test_rankings_are_in_order_and_leave_the_query_out():
-    angles = np.array([0.0, 0.1, 0.5, 0.2, 0.0])
-    embeddings = np.stack([np.cos(angles), np.sin(angles)], 1)
-    images = np.arange(5, dtype="uint8")[:, None, None, None] * np.ones(
-        (1, 4, 4, 3), "uint8"
-    )
-    ranking = rank_queries(
-        images, np.array([0, 0, 0, -1, 1]), embeddings, [0],
-        num_results=3, class_names=["bridge", "tower"],
-        average_precision=np.array([0.7, 1, 1, np.nan, np.nan]),
-    )[0]  # fmt: skip
-    assert [int(image[0, 0, 0]) for image in ranking.results] == [4, 1, 3]
-    assert ranking.relevant == [False, True, False]
-    assert ranking.similarities == pytest.approx(np.cos([0, 0.1, 0.2]))
-    assert (ranking.name, ranking.average_precision) == ("bridge", 0.7)
+def test_embeddings_may_be_lists_and_need_one_label_each():
+    embeddings, labels = [[1, 0], [0, 1], [2, 1]], [0, 1, 0]
+    for queries in (None, [0], np.array([2, 0], "uint8")[:1]):
+        result = evaluate_embeddings(embeddings, labels, queries)
+        assert result.average_precision.shape == (3,)
+        assert result.metrics["map"] == 1
+    with pytest.raises(ValueError, match=r"one integer per image.*for 3 images"):
+        evaluate_embeddings(embeddings, labels[:2], [0])
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_aploss.callbacks.retrieval_evaluation import check_queries
 from keras_aploss.evaluation import top_k
 from keras_aploss.pictures import Ranking
 
@@ -77,28 +78,41 @@ def choose_queries(
 ) -> np.ndarray:
     """Choose queries that have a positive, of as many classes as possible.
 
-    Only `candidates` (numbers of images; None: all) are chosen from. The choice depends
-    on the labels alone, so pictures of different epochs and runs can be compared.
+    The choice depends on the labels alone, so pictures of different epochs and runs can
+    be compared.
+
+    Args:
+        labels: Integer labels, (N,); a negative one marks a distractor.
+        num_queries: The number to choose. They are fewer if too few have a positive.
+        candidates: Numbers of the images that query, if the others are the database;
+            None: each image queries all the others.
 
     Example:
+    With candidates, a positive is one among the others: here the last image of label 6.
+
     >>> import numpy as np
     >>> from keras_aploss import choose_queries
-    >>> choose_queries(np.array([4, 4, 5, 6, 6, 6, -1]), 3)
-    array([0, 3, 1])
+    >>> labels = np.array([4, 4, 5, 6, 6, 6, -1])
+    >>> choose_queries(labels, 3), choose_queries(labels, 3, [0, 1, 3, 4])
+    (array([0, 3, 1]), array([3, 4]))
     """
     labels = np.asarray(labels)
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    order = np.argsort(inverse, kind="stable")
-    turn = np.empty(len(labels), "int64")  # n-th image of its class
-    turn[order] = np.arange(len(labels)) - (np.cumsum(counts) - counts)[inverse[order]]
-    eligible = np.flatnonzero((counts[inverse] > 1) & (labels >= 0))
-    if candidates is not None:
-        eligible = np.intersect1d(eligible, candidates)
-    eligible = eligible[np.lexsort((labels[eligible], turn[eligible]))]
-    firsts = eligible[np.unique(labels[eligible], return_index=True)[1]]
-    if len(firsts) >= num_queries:
-        return spread(firsts, num_queries)
-    return eligible[:num_queries]
+    database, needed = labels, 2
+    if candidates is None:
+        candidates = np.arange(len(labels))
+    else:
+        candidates = np.sort(check_queries(candidates, labels))
+        database, needed = np.delete(labels, candidates), 1
+    values, counts = np.unique(database[database >= 0], return_counts=True)
+    eligible = candidates[np.isin(labels[candidates], values[counts >= needed])]
+    eligible = eligible[np.argsort(labels[eligible], kind="stable")]
+    _, starts, inverse = np.unique(
+        labels[eligible], return_index=True, return_inverse=True
+    )
+    if len(starts) >= num_queries:
+        return spread(eligible[starts], num_queries)
+    turn = np.arange(len(eligible)) - starts[inverse]  # n-th image of its class
+    return eligible[np.argsort(turn, kind="stable")][:num_queries]
 
 
 def rank_queries(

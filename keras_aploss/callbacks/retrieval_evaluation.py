@@ -43,7 +43,7 @@ class Snapshot(NamedTuple):
 
 
 def evaluate_embeddings(
-    embeddings: np.ndarray,
+    embeddings: np.ndarray | Sequence[Sequence[float]],
     labels: Sequence[int],
     queries: Sequence[int] | None = None,
 ) -> RetrievalResult:
@@ -52,8 +52,8 @@ def evaluate_embeddings(
     Args:
         embeddings: `(N, D)`.
         labels: `(N,)` integers.
-        queries: numbers of the images that query; the others are the database. None:
-            each image queries all the others.
+        queries: numbers of the images that query, each once; the others are the
+            database. None: each image queries all the others.
 
     Returns:
         The exact result, with one AP per image, `(N,)`: NaN if it does not query or
@@ -68,7 +68,9 @@ def evaluate_embeddings(
     """
     if queries is None:
         return evaluate_leave_one_out(embeddings, labels)
-    labels, queries = np.asarray(labels), np.asarray(queries)
+    embeddings = np.asarray(embeddings)
+    labels = _check_labels(labels, len(embeddings))
+    queries = check_queries(queries, labels)
     database = np.setdiff1d(np.arange(len(labels)), queries)
     result = evaluate_query_database(
         embeddings[queries],
@@ -78,6 +80,56 @@ def evaluate_embeddings(
     precision = np.full(len(labels), np.nan)
     precision[queries] = result.average_precision
     return dataclasses.replace(result, average_precision=precision)
+
+
+def check_queries(queries: Sequence[int], labels: np.ndarray) -> np.ndarray:
+    """The numbers of the images that query, checked against the `(N,)` labels.
+
+    >>> check_queries([2, 0], np.array([5, 5, 6]))
+    array([2, 0])
+    """
+    queries = np.asarray(queries)
+    problem = None
+    if queries.ndim != 1 or queries.dtype.kind not in "iu":
+        problem = f"queries.shape={queries.shape}, queries.dtype={queries.dtype}"
+    elif len(queries) and not 0 <= queries.min() <= queries.max() < len(labels):
+        problem = f"queries from {queries.min()} to {queries.max()}"
+    elif len(np.unique(queries)) < len(queries):
+        problem = f"{len(queries)} queries, of which {len(np.unique(queries))} distinct"
+    if problem:
+        raise ValueError(
+            "Expected `queries` to hold distinct integers, numbers of the "
+            f"{len(labels)} images from 0. Received: {problem}. Use np.flatnonzero to "
+            "make numbers of a mask."
+        )
+    database = np.delete(labels, queries)
+    if not np.isin(labels[queries], database[database >= 0]).any():
+        raise ValueError(
+            "Expected a query with an image of its label among those that do not "
+            f"query. Received: labels={labels[queries]} of the {len(queries)} queries, "
+            f"labels={database} of the {len(database)} others."
+        )
+    return queries
+
+
+def _check_labels(labels: Sequence[int], num_images: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            "Expected `labels` to hold one integer per image. Received: "
+            f"labels.shape={labels.shape}, labels.dtype={labels.dtype}, "
+            f"for {num_images} images."
+        )
+    return labels
+
+
+def _check_pairs(labels: np.ndarray) -> None:
+    _, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if not np.any(counts > 1):
+        raise ValueError(
+            "Expected a label that at least two images share: otherwise no query has "
+            f"a positive. Received: labels={labels}."
+        )
 
 
 class RetrievalEvaluation(keras.callbacks.Callback):
@@ -96,7 +148,8 @@ class RetrievalEvaluation(keras.callbacks.Callback):
         images: N images of classes not seen in training, an array or any sequence
             such as `data.ImageFiles`, in the form that the model accepts.
         labels: Integer labels, (N,); a negative one marks a distractor.
-        queries: Numbers of the images that query, if the others are the database.
+        queries: Numbers of the images that query, each once, if the others are the
+            database.
         batch_size: Images embedded at once.
         every: Evaluate after every so many epochs, and after the last.
         evaluate_before: Also evaluate the model as it is before the first epoch.
@@ -134,7 +187,11 @@ class RetrievalEvaluation(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.images = images
-        self.labels = _check_labels(images, labels)
+        self.labels = _check_labels(labels, len(images))
+        if queries is None:
+            _check_pairs(self.labels)
+        else:
+            queries = check_queries(queries, self.labels)
         if every < 1:
             raise ValueError(
                 f"Expected `every` to be at least 1. Received: every={every}."
@@ -182,20 +239,3 @@ class RetrievalEvaluation(keras.callbacks.Callback):
         if logs is not None:
             for name in ("map", "recall_at_1", "map_at_r"):
                 logs[self.prefix + name] = float(metrics[name])
-
-
-def _check_labels(images: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise ValueError(
-            "Expected `labels` to hold one integer per image. Received: "
-            f"labels.shape={labels.shape}, labels.dtype={labels.dtype}, "
-            f"len(images)={len(images)}."
-        )
-    _, counts = np.unique(labels[labels >= 0], return_counts=True)
-    if not np.any(counts > 1):
-        raise ValueError(
-            "Expected a label that at least two images share: otherwise no query has "
-            f"a positive. Received: labels={labels}."
-        )
-    return labels
