@@ -120,7 +120,7 @@ def train(context, config, run_dir, resume, export_to, **options):
         else:
             settings = RunSettings.load(config) if config else RunSettings()
             settings = dataclasses.replace(settings, **given)
-            if settings.data != RunSettings.data:
+            if pathlib.Path(settings.data).exists():
                 # The run can then be evaluated from any working directory.
                 data = str(pathlib.Path(settings.data).absolute())
                 settings = dataclasses.replace(settings, data=data)

@@ -131,6 +131,7 @@ def test_the_version_and_the_help_are_shown():
     assert {"train", "evaluate", "export"} <= set(succeed("--help").split())
 
 
+@pytest.mark.slow
 def test_a_resumed_finished_run_reports_again(finished_run, tmp_path):
     folder = shutil.copytree(finished_run.folder, tmp_path / "run")
     output = succeed("train", "--resume", folder, "--export-to", tmp_path / "models")
@@ -314,13 +315,29 @@ LONG_RUN = {
 def start(folder, *args):
     """Start the command line as a user does; its output goes to `output.txt`."""
     with open(folder / "output.txt", "ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "keras_aploss", *map(str, args)],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=output,
             stderr=subprocess.STDOUT,
+            # A job in the background of a script inherits that Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
+    STARTED.append(process)
+    return process
+
+
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+    STARTED.clear()
 
 
 def start_training(folder, settings=LONG_RUN):
