@@ -35,7 +35,7 @@ from keras_aploss.evaluation import (
     relevant_by_label,
     top_k,
 )
-from keras_aploss.export import export_saved_model
+from keras_aploss.export import decode_batch, export_saved_model
 from keras_aploss.layers import (
     GeneralizedMeanPooling2D,
     PCAWhitening,
@@ -81,6 +81,7 @@ __all__ = [
     "Snapshot",
     "average_precision",
     "choose_queries",
+    "decode_batch",
     "decode_image",
     "draw_curves",
     "draw_grid",

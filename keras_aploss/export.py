@@ -36,7 +36,7 @@ _DECODERS = 2  # files decoded at once within a call; the server runs several ca
 
 
 def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
-    """Decode and resizes a batch of image files, or says which ones are bad.
+    """Decode and resize a batch of image files, or say which of them are bad.
 
     Args:
         image_bytes: (B,) string tensor, the bytes of B image files. B may be 0.
@@ -51,6 +51,8 @@ def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
             of all files that can not be decoded.
 
     Example:
+        >>> import tensorflow as tf
+        >>> from keras_aploss import decode_batch
         >>> png = tf.io.encode_png(tf.zeros([40, 60, 3], tf.uint8))
         >>> decode_batch(tf.stack([png, png]), 32).shape
         TensorShape([2, 32, 32, 3])

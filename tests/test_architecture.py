@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import importlib
 import inspect
 import pathlib
 import pkgutil
@@ -24,6 +25,10 @@ STATIONS |= {"": f"{EVERYTHING} runs", "runs": EVERYTHING, "__main__": "cli"}
 STATIONS |= {"cli": f"{EVERYTHING} runs __version__", "__version__": ""}
 WITH_TENSORFLOW = ("data", "export", "callbacks", "runs", "cli")
 VAGUE = {"utils", "common", "helpers", "base", "config", "types", "constants"}
+# Lists of checks and of settings, easier to read in one piece.
+LONG_FUNCTIONS = {("models", "retrieval_model"), ("samplers", "__init__")}
+# Waits for an example that takes seconds.
+SKIPPED_EXAMPLES = {"train_run"}
 NOT_PUBLIC = ("keras.src", "tensorflow.keras", "tensorflow.python", "tf.keras")
 
 
@@ -74,7 +79,10 @@ def violations(module, source):
                 yield f"{ast.unparse(node)} is not public"
             case ast.Assert() | ast.Call(ast.Name("print")):
                 yield f"{ast.unparse(node)} in the package"
-            case ast.FunctionDef() if code_lines(node, source) > 60:
+            case ast.FunctionDef() if (
+                code_lines(node, source) > 50
+                and (module, node.name) not in LONG_FUNCTIONS
+            ):
                 yield f"{node.name} has {code_lines(node, source)} code lines"
 
 
@@ -102,7 +110,7 @@ def test_modules_keep_to_the_plan(path):
         ("data.utils", ""),
         ("gadgets", ""),
         ("models", "\n" * 351),
-        ("models", "def f():\n    '''One.'''\n" + "    g()\n" * 60),
+        ("models", "def f():\n    '''One.'''\n" + "    g()\n" * 50),
     ],
 )
 def test_the_walk_sees_what_is_against_the_plan(module, source):
@@ -117,16 +125,36 @@ def test_public_names_have_an_example_that_runs_as_copied(name):
     report = []
     doctest.DocTestRunner(optionflags=flags).run(example, out=report.append)
     assert example.examples, f"{name} has no example"
+    skipped = [one.source for one in example.examples if doctest.SKIP in one.options]
+    assert not skipped or name in SKIPPED_EXAMPLES
     assert not report, "".join(report)
 
 
-def test_packages_show_nothing_that_the_top_level_hides():
-    packages = [m.name for m in pkgutil.iter_modules([str(ROOT)]) if m.ispkg]
-    shown = {
-        name: value
-        for package in packages
-        for name, value in vars(getattr(keras_aploss, package)).items()
-        if inspect.isclass(value) or inspect.isfunction(value)
-    }
-    assert len(shown) > 30
-    assert sorted(set(shown) - set(keras_aploss.__all__)) == []
+def shown_names():
+    """The classes and functions that stations show.
+
+    Those that a package names in its `__init__`; the other public names of its modules
+    are for one another. A station of one file shows all without an underscore.
+    """
+    shown = set()
+    for info in pkgutil.iter_modules([str(ROOT)]):
+        if not info.name.startswith("_"):
+            station = importlib.import_module(f"keras_aploss.{info.name}")
+            shown |= {
+                name
+                for name, value in vars(station).items()
+                if inspect.isclass(value) or inspect.isfunction(value)
+                if info.ispkg or value.__module__ == station.__name__
+                if not name.startswith("_")
+            }
+    return shown
+
+
+def test_stations_show_nothing_that_the_top_level_hides():
+    shown = shown_names()
+    assert {"APLoss", "decode_batch", "top_k", "ClassBalancedSampler"} <= shown
+    assert sorted(shown - set(keras_aploss.__all__)) == []
+
+
+def test_the_top_level_shows_nothing_that_stations_hide():
+    assert sorted(set(keras_aploss.__all__) - shown_names()) == []
