@@ -74,30 +74,7 @@ def retrieval_model(
     >>> np.linalg.norm(embeddings, axis=1).round(4)
     array([1., 1.], dtype=float32)
     """
-    if pooling not in POOLING:
-        raise ValueError(
-            f"Expected `pooling` to be one of {sorted(POOLING)}. Received: {pooling!r}."
-        )
-    if units is not None and (not isinstance(units, int | np.integer) or units < 1):
-        raise ValueError(
-            "Expected `units` to be an integer of at least 1, or None. Received: "
-            f"units={units!r}."
-        )
-    if not isinstance(backbone, str | keras.Model):
-        raise ValueError(
-            "Expected `backbone` to be a name or a keras.Model. Received: "
-            f"backbone={backbone!r}."
-        )
-    if weights is not None and isinstance(backbone, keras.Model):
-        raise ValueError(
-            "Expected `weights` for a named backbone only. Received: "
-            f"weights={weights!r} for a model; load them into it beforehand."
-        )
-    if not isinstance(whitening, bool | PCAWhitening):
-        raise ValueError(
-            "Expected `whitening` to be a boolean or a PCAWhitening layer. Received: "
-            f"whitening={whitening!r}."
-        )
+    _check_arguments(backbone, units, pooling, whitening, weights)
     pretrained = not isinstance(backbone, str) or weights is not None
     images = keras.Input((None, None, 3), name="images")  # (B, H, W, 3)
     x = images
@@ -124,6 +101,33 @@ def retrieval_model(
         x = whitening(x)
         x = layers.UnitNormalization(name="whitened_embedding", dtype="float32")(x)
     return keras.Model(images, x, name=name)
+
+
+def _check_arguments(backbone, units, pooling, whitening, weights):
+    if pooling not in POOLING:
+        raise ValueError(
+            f"Expected `pooling` to be one of {sorted(POOLING)}. Received: {pooling!r}."
+        )
+    if units is not None and (not isinstance(units, int | np.integer) or units < 1):
+        raise ValueError(
+            "Expected `units` to be an integer of at least 1, or None. Received: "
+            f"units={units!r}."
+        )
+    if not isinstance(backbone, str | keras.Model):
+        raise ValueError(
+            "Expected `backbone` to be a name or a keras.Model. Received: "
+            f"backbone={backbone!r}."
+        )
+    if weights is not None and isinstance(backbone, keras.Model):
+        raise ValueError(
+            "Expected `weights` for a named backbone only. Received: "
+            f"weights={weights!r} for a model; load them into it beforehand."
+        )
+    if not isinstance(whitening, bool | PCAWhitening):
+        raise ValueError(
+            "Expected `whitening` to be a boolean or a PCAWhitening layer. Received: "
+            f"whitening={whitening!r}."
+        )
 
 
 def small_resnet(

@@ -26,9 +26,7 @@ STATIONS |= {"cli": f"{EVERYTHING} runs __version__", "__version__": ""}
 WITH_TENSORFLOW = ("data", "export", "callbacks", "runs", "cli")
 VAGUE = {"utils", "common", "helpers", "base", "config", "types", "constants"}
 # Lists of checks and of settings, easier to read in one piece.
-LONG_FUNCTIONS = {("models", "retrieval_model"), ("samplers", "__init__")}
-# Waits for an example that takes seconds.
-SKIPPED_EXAMPLES = {"train_run"}
+LONG_FUNCTIONS = {("samplers", "__init__")}
 NOT_PUBLIC = ("keras.src", "tensorflow.keras", "tensorflow.python", "tf.keras")
 
 
@@ -126,7 +124,7 @@ def test_public_names_have_an_example_that_runs_as_copied(name):
     doctest.DocTestRunner(optionflags=flags).run(example, out=report.append)
     assert example.examples, f"{name} has no example"
     skipped = [one.source for one in example.examples if doctest.SKIP in one.options]
-    assert not skipped or name in SKIPPED_EXAMPLES
+    assert not skipped
     assert not report, "".join(report)
 
 
