@@ -125,6 +125,7 @@ def train(context, config, run_dir, resume, export_to, **options):
                 data = str(pathlib.Path(settings.data).absolute())
                 settings = dataclasses.replace(settings, data=data)
             run_dir = run_dir or _new_run_dir(settings)
+        click.echo(f"Reading {settings.data}; the run folder is {run_dir}")
         started = time.monotonic()
         report = train_run(
             settings,

@@ -41,8 +41,8 @@ def fail(*args, code=1):
     assert result.exit_code == code, result.output
     assert isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.output
-    assert "Error: " in result.output
-    return result.output
+    assert "Error: " in result.stderr
+    return result.stderr
 
 
 @pytest.fixture
