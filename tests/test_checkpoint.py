@@ -1,12 +1,12 @@
 """A run that is broken, at whatever moment, ends as if it were not."""
 
-import csv
 import dataclasses
 import shutil
 
 import keras
 import numpy as np
 import pytest
+from run_folder import assert_same_weights, history
 
 from keras_aploss import (
     ClassBalancedSampler,
@@ -16,26 +16,6 @@ from keras_aploss import (
 )
 from keras_aploss.runs import checkpoint as checkpoint_module
 from keras_aploss.runs.checkpoint import load_model, read_history, replace
-
-
-def read_weights(path):
-    """All that a `.keras` file holds, the state of its optimizer included."""
-    model = keras.saving.load_model(path)
-    optimizer = model.optimizer.variables if model.optimizer else []
-    return [np.asarray(weight) for weight in [*model.weights, *optimizer]]
-
-
-def assert_same_weights(path, other):
-    weights, others = read_weights(path), read_weights(other)
-    assert len(weights) == len(others)
-    for weight, same in zip(weights, others, strict=True):
-        np.testing.assert_array_equal(weight, same)
-
-
-def history(folder):
-    with open(folder / "history.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def interrupt_at(monkeypatch, step, folder, settings, error=KeyboardInterrupt):

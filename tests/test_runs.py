@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from run_folder import assert_same_weights, history
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
 
@@ -29,26 +30,6 @@ QUICK = {
     "images_per_class": 2,
     "epochs": 1,
 }
-
-
-def read_weights(path):
-    """All that a `.keras` file holds, the state of its optimizer included."""
-    model = keras.saving.load_model(path)
-    optimizer = model.optimizer.variables if model.optimizer else []
-    return [np.asarray(weight) for weight in [*model.weights, *optimizer]]
-
-
-def assert_same_weights(path, other):
-    weights, others = read_weights(path), read_weights(other)
-    assert len(weights) == len(others)
-    for weight, same in zip(weights, others, strict=True):
-        np.testing.assert_array_equal(weight, same)
-
-
-def history(folder):
-    with open(folder / "history.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def mean_average_precision(queries, query_labels, database, labels, *, same=False):
