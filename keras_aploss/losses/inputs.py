@@ -83,6 +83,8 @@ def same_shape(shape, other):
 
 def values_if_eager(tensor):
     """The values as an array, or None while a graph is being traced."""
+    # Which error a symbolic tensor raises is the backend's choice: TensorFlow's is a
+    # NotImplementedError, JAX's a TypeError, Keras's own a ValueError.
     try:
         return ops.convert_to_numpy(tensor)
     except (NotImplementedError, TypeError, AttributeError, ValueError):
