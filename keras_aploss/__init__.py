@@ -40,7 +40,13 @@ from keras_aploss.layers import (
     GeneralizedMeanPooling2D,
     PCAWhitening,
 )
-from keras_aploss.losses import APLoss, quantized_average_precision
+from keras_aploss.losses import (
+    APLoss,
+    TieAwareAPLoss,
+    ap_loss,
+    quantized_average_precision,
+    tie_aware_ap_loss,
+)
 from keras_aploss.models import retrieval_model, small_resnet
 from keras_aploss.pictures import (
     Ranking,
@@ -79,6 +85,8 @@ __all__ = [
     "RunSettings",
     "SkippedImage",
     "Snapshot",
+    "TieAwareAPLoss",
+    "ap_loss",
     "average_precision",
     "choose_queries",
     "decode_batch",
@@ -109,6 +117,7 @@ __all__ = [
     "small_resnet",
     "split_classes",
     "synthetic_landmarks",
+    "tie_aware_ap_loss",
     "top_k",
     "train_run",
     "write_evaluation",

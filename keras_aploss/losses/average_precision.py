@@ -14,6 +14,10 @@ precision, incremental recall and AP become sums over bins (eq. 9-11):
     Δr_m = Σ_j δ(s_j, m) y_j / Σ_j y_j
     AP_Q = Σ_m P_m Δr_m
 
+In terms of the cumulative histograms ``C⁺_m`` and ``C_m`` (the sums over ``m' ≤ m``, of
+positives and of all images), ``P_m = C⁺_m / C_m``; they are made in `cells` and
+`blocks`, whose gradient is closed-form.
+
 AP_Q equals AP when all similarities sit on distinct bin centres; elsewhere the images
 of a bin share their rank, so it is an approximation from which one trains, never a
 figure to report: the exact AP is in `keras_aploss.evaluation`.
@@ -29,15 +33,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_aploss.losses import cells
 from keras_aploss.losses.inputs import (
-    check_embeddings,
+    check_bins,
+    check_block_size,
+    check_dtype,
     check_labels,
-    check_sample_weight,
     same_shape,
 )
+from keras_aploss.losses.listwise import class_ids, listwise_loss, query_weights
 
 
 def quantized_average_precision(
@@ -75,12 +81,13 @@ def quantized_average_precision(
     >>> [round(float(value), 4) for value in ap]  # (1/1 + 2/3) / 2
     [0.8333]
     """
-    _check_bins(num_bins, similarity_range)
+    bins = check_bins(num_bins, similarity_range)
     similarity = ops.convert_to_tensor(similarity)
     if keras.backend.standardize_dtype(similarity.dtype) != "float64":
         similarity = ops.cast(similarity, "float32")
-    relevance = ops.cast(ops.convert_to_tensor(relevance), similarity.dtype)
-    relevance = ops.cast(relevance > 0, similarity.dtype)
+    relevance = ops.convert_to_tensor(relevance)
+    if keras.backend.standardize_dtype(relevance.dtype) != "bool":
+        relevance = relevance > 0
     shapes = tuple(similarity.shape), tuple(relevance.shape)
     if len(shapes[0]) != 2 or not same_shape(*shapes):
         raise ValueError(
@@ -88,47 +95,104 @@ def quantized_average_precision(
             f"similarity.shape={shapes[0]}, relevance.shape={shapes[1]}. "
             "Give a single query as a matrix of one row."
         )
-
     is_nan = ops.isnan(similarity)
     similarity = ops.where(is_nan, 0.0, similarity)
-    bin_of = _bins_of(similarity, num_bins, similarity_range)
-    images = _soft_histogram(ops.ones_like(similarity), *bin_of, num_bins)  # (Q, M)
-    positives = _soft_histogram(relevance, *bin_of, num_bins)  # (Q, M)
-    precision = ops.divide_no_nan(
-        ops.cumsum(positives, axis=1), ops.cumsum(images, axis=1)
-    )
-    num_positives = ops.sum(relevance, axis=1, keepdims=True)  # (Q, 1)
-    incremental_recall = ops.divide_no_nan(positives, num_positives)
-    ap = ops.sum(precision * incremental_recall, axis=1)
+    ap = average_precision_of(_counts(similarity, relevance, bins))
     return ops.where(ops.any(is_nan, axis=1), float("nan"), ap)
 
 
-def _bins_of(similarity, num_bins, similarity_range):
-    """Upper of the two bins that each similarity touches, and the lower's share."""
-    low, high = similarity_range
-    position = (high - similarity) * ((num_bins - 1) / (high - low))
-    position = ops.clip(position, 0.0, num_bins - 1.0)
-    upper = ops.minimum(ops.floor(ops.stop_gradient(position)), num_bins - 2.0)
-    return ops.cast(upper, "int32"), position - upper  # (Q, N), (Q, N)
+def _counts(similarity, relevance, bins):
+    """`cells.cumulative_counts` of similarities that are given: `(Q, 2, M)`."""
+    margin = 1 / bins.density  # what lies outside stays there, and is finite
+
+    @ops.custom_gradient
+    def counts(similarity):
+        similarity = ops.clip(similarity, bins.low - margin, bins.high + margin)
+        cell, share = cells.cells_of(similarity, relevance, bins)
+
+        def gradient(*args, upstream=None):
+            (upstream,) = args if upstream is None else (upstream,)
+            return cells.look_up(cells.slopes_of(upstream, bins), cell, bins)
+
+        sums = cells.histogram(cell, share, bins)
+        return cells.cumulative_counts(sums, bins, similarity.dtype), gradient
+
+    return counts(similarity)
 
 
-def _soft_histogram(weight, upper, fraction, num_bins):
-    """Sum over a row of `weight * δ(s, m)` for each bin, without a `(Q, M, N)` tensor.
+def average_precision_of(counts):
+    """AP_Q `(Q,)` (eq. 9-11) of cumulative soft histograms `(Q, 2, M)`."""
+    positives, images = counts[:, 0], counts[:, 1]  # C⁺ and C, (Q, M)
+    precision = ops.divide_no_nan(positives, images)
+    of_bin = positives - ops.pad(positives[:, :-1], ((0, 0), (1, 0)))
+    incremental_recall = ops.divide_no_nan(of_bin, positives[:, -1:])
+    return ops.sum(precision * incremental_recall, axis=1)
 
-    Two numbers per similarity are scattered: its weight and the lower bin's part of it.
+
+def ap_loss(
+    query_embeddings: Any,
+    query_labels: Any,
+    database_embeddings: Any = None,
+    database_labels: Any = None,
+    *,
+    num_bins: int = 20,
+    similarity_range: Sequence[float] = (-1.0, 1.0),
+    exclude_self: bool = False,
+    block_size: int | None = None,
+) -> Any:
+    """One minus the quantized AP of each query (eq. 12, before the mean).
+
+    Without a database the queries rank one another: that is `APLoss`. With one they
+    rank the database, such as the embeddings of earlier batches (a cross-batch memory)
+    or of a catalogue; gradients flow to both, unless one of them is a constant.
+
+    The similarities are never held all at once: memory grows with
+    `block_size * N`, time with `Q * N * D`. The gradient is closed-form; it has no
+    second derivative of its own, as AP_Q is piecewise of one.
+
+    Args:
+        query_embeddings: float tensor `(Q, D)`, rows of unit length. 16-bit floats are
+            computed in float32, float64 in float64.
+        query_labels: integer tensor `(Q,)` of class labels. A query with a negative
+            label is a distractor: it has no positives, and its value is 0.
+        database_embeddings: float tensor `(N, D)`, or None for the queries themselves.
+        database_labels: integer tensor `(N,)`. Negative labels mark distractors.
+        num_bins: number of bins `M` of the similarity histogram, at least 2.
+        similarity_range: `(low, high)`, the centres of the last and the first bin.
+        exclude_self: leave each query out of its own list; only without a database.
+        block_size: the most queries whose similarities are held at once, which bounds
+            the memory and changes results by rounding only; None chooses.
+
+    Returns:
+        Tensor `(Q,)` of `1 - AP_Q`, float32 (float64 for float64 input); 0 for a query
+        without positives. In a graph, all are NaN if an embedding is not of unit
+        length.
+
+    Raises:
+        ValueError: if shapes or settings do not fit, labels are not integers, a list
+            has fewer than two images (one, in a database) or more than 2²¹ - 1; and in
+            eager mode if an embedding is not finite and of unit length, or no query has
+            a positive.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_aploss import ap_loss
+    >>> queries = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> database = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    >>> values = ap_loss(queries, [5, 6], database, [5, 5, 6], num_bins=3)
+    >>> [round(float(value), 4) for value in values]  # AP 1, and 1/3 in a tie
+    [0.0, 0.6667]
     """
-    num_rows = ops.shape(weight)[0]
-    first_bin = ops.expand_dims(ops.arange(num_rows, dtype="int32") * num_bins, 1)
-    pair = ops.stack([weight, weight * fraction], axis=-1)  # (Q, N, 2)
-    sums = ops.segment_sum(
-        ops.reshape(pair, (-1, 2)),
-        ops.reshape(first_bin + upper, (-1,)),
-        num_segments=num_rows * num_bins,
+    return listwise_loss(
+        average_precision_of,
+        query_embeddings,
+        query_labels,
+        database_embeddings,
+        database_labels,
+        bins=check_bins(num_bins, similarity_range),
+        exclude_self=exclude_self,
+        block_size=block_size,
     )
-    sums = ops.reshape(sums, (-1, num_bins, 2))
-    total, to_lower = sums[..., 0], sums[..., 1]  # (Q, M), (Q, M)
-    from_upper = ops.pad(to_lower[:, :-1], ((0, 0), (1, 0)))
-    return total - to_lower + from_upper
 
 
 @keras.saving.register_keras_serializable(package="keras_aploss")
@@ -152,12 +216,18 @@ class APLoss(keras.losses.Loss):
     every query has positives. The arithmetic is float32 whatever the precision policy,
     and labels stay integers (as floats, ids above 2²⁴ would collide).
 
+    Neither a batch of similarities nor of bins is ever held: memory grows with `B`, not
+    with its square, and `num_bins` costs nearly nothing. See `ap_loss`, which also
+    ranks a database.
+
     **What is checked, and when.** Shapes and label dtypes always. Values where they
-    can be read, i.e. in eager mode, with a `ValueError`. In a graph (`model.fit`)
-    no portable operation can raise, so there embeddings that are not of unit length
-    (squared length off by more than 0.03, or NaN) make the loss NaN instead of
-    silently wrong, at a cost of `O(B D)` beside the `O(B² D)` of the similarities.
-    End the model with `keras.layers.UnitNormalization()`, as `retrieval_model` does.
+    can be read, i.e. in eager mode, with a `ValueError`. In a graph (`model.fit`), and
+    on PyTorch, no portable operation can raise: there embeddings that are not of unit
+    length (squared length off by more than 0.03, or NaN) make the loss NaN instead of
+    silently wrong, at a cost of `O(B D)` beside the `O(B² D)` of the similarities;
+    `keras.callbacks.TerminateOnNaN()` ends the training, `run_eagerly=True` in
+    `compile` names the embedding. End the model with
+    `keras.layers.UnitNormalization()`, as `retrieval_model` does.
 
     Args:
         num_bins: number of bins `M` of the similarity histogram, at least 2.
@@ -169,14 +239,17 @@ class APLoss(keras.losses.Loss):
             and no loss term.
         reduction: as for every Keras loss; `"sum_over_batch_size"` (or `"mean"`) is
             the mean over the queries with positives, `None` gives the values `(B,)`.
+        block_size: the most queries whose similarities are held at once. It bounds the
+            memory and changes results by rounding only; `None` chooses.
         name: name of the loss.
         dtype: `"float32"` (default) or `"float64"`.
 
     Raises:
         ValueError: at construction, if `num_bins` is below 2, `similarity_range` is
-            empty or `dtype` has 16 bits; at the call, if shapes do not fit, labels are
-            not integers or, in eager mode, embeddings are not finite and of unit
-            length.
+            empty, `block_size` is not positive or `dtype` has 16 bits; at the call, if
+            shapes do not fit, the batch is known to be of one image, labels are not
+            integers or, in eager mode, embeddings are not finite and of unit length or
+            no query has a positive.
 
     Example:
     >>> import numpy as np
@@ -196,53 +269,41 @@ class APLoss(keras.losses.Loss):
         similarity_range: Sequence[float] = (-1.0, 1.0),
         exclude_self: bool = False,
         reduction: str | None = "sum_over_batch_size",
+        block_size: int | None = None,
         name: str = "ap_loss",
         dtype: str | None = None,
     ):
-        _check_bins(num_bins, similarity_range)
-        super().__init__(name=name, reduction=reduction, dtype=_float_dtype(dtype))
+        check_bins(num_bins, similarity_range)
+        check_block_size(block_size)
+        super().__init__(name=name, reduction=reduction, dtype=check_dtype(dtype))
         self.num_bins = num_bins
         self.similarity_range = tuple(float(limit) for limit in similarity_range)
         self.exclude_self = exclude_self
+        self.block_size = block_size
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        """Return the reduced loss; see the class for the arguments.
-
-        Keras casts labels to the dtype of the loss. Their place is taken by numbers
-        that survive the cast: the position in the batch of the first image of the
-        class (-1 for distractors).
-        """
-        labels = check_labels(y_true)
-        same_class = ops.equal(labels[:, None], labels[None, :])  # (B, B)
-        first_of_class = ops.cast(ops.argmax(same_class, axis=1), "int32")
-        labels = ops.where(labels < 0, -1, first_of_class)
-        weight = ops.cast(self._has_positives(labels), self.dtype)  # (B,)
-        if self.reduction in ("sum_over_batch_size", "mean"):
-            # Keras divides by B; the mean is over the queries that have a term.
-            batch_size = ops.cast(ops.shape(weight)[0], self.dtype)
-            weight = weight * ops.divide_no_nan(batch_size, ops.sum(weight))
-        if sample_weight is not None:
-            weight = weight * check_sample_weight(sample_weight, labels, self.dtype)
-        return super().__call__(labels, y_pred, weight)
+        """Return the reduced loss; see the class for the arguments."""
+        # Keras casts labels to the dtype of the loss: numbers that survive it go there.
+        ids = class_ids(check_labels(y_true))
+        weight = query_weights(
+            ids,
+            sample_weight,
+            self.reduction,
+            exclude_self=self.exclude_self,
+            dtype=self.dtype,
+        )
+        return super().__call__(ids, y_pred, weight)
 
     def call(self, y_true, y_pred):
         """Return `1 - AP_Q` per query `(B,)`, 0 for a query without positives."""
-        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
-        embeddings = ops.convert_to_tensor(y_pred, dtype=self.dtype)  # (B, D)
-        unit_length = check_embeddings(embeddings, labels)
-        similarity = ops.matmul(embeddings, ops.transpose(embeddings))  # (B, B)
-        relevance = _relevance(labels)
-        if self.exclude_self:
-            similarity = _without_diagonal(similarity)  # (B, B - 1)
-            relevance = _without_diagonal(relevance)
-        ap = quantized_average_precision(
-            similarity,
-            relevance,
+        return ap_loss(
+            ops.convert_to_tensor(y_pred, dtype=self.dtype),
+            ops.cast(ops.reshape(y_true, (-1,)), "int32"),
             num_bins=self.num_bins,
             similarity_range=self.similarity_range,
+            exclude_self=self.exclude_self,
+            block_size=self.block_size,
         )
-        values = ops.where(self._has_positives(labels), 1.0 - ap, 0.0)
-        return ops.where(unit_length, values, float("nan"))
 
     def get_config(self):
         return {
@@ -250,49 +311,6 @@ class APLoss(keras.losses.Loss):
             "num_bins": self.num_bins,
             "similarity_range": self.similarity_range,
             "exclude_self": self.exclude_self,
+            "block_size": self.block_size,
             "dtype": self.dtype,
         }
-
-    def _has_positives(self, labels):
-        itself = 1 if self.exclude_self else 0
-        num_positives = ops.sum(ops.cast(_relevance(labels), "int32"), axis=1)
-        return num_positives > itself  # (B,)
-
-
-def _relevance(labels):
-    same_class = ops.equal(labels[:, None], labels[None, :])
-    return ops.logical_and(same_class, labels[:, None] >= 0)  # (B, B)
-
-
-def _without_diagonal(matrix):
-    """Drop the diagonal of `(B, B)`, giving `(B, B - 1)`."""
-    size = ops.shape(matrix)[0]
-    # In rows that are one element longer, the diagonal is a column of its own.
-    rows = ops.reshape(ops.reshape(matrix, (-1,))[1:], (size - 1, size + 1))
-    return ops.reshape(rows[:, :-1], (size, size - 1))
-
-
-def _float_dtype(dtype):
-    if dtype is None:
-        return "float64" if keras.backend.floatx() == "float64" else "float32"
-    compute_dtype = keras.dtype_policies.get(dtype).compute_dtype
-    if compute_dtype not in ("float32", "float64"):
-        raise ValueError(
-            "APLoss computes in float32 or float64: 16 bits cannot hold counts of "
-            f"images. Received: dtype={dtype!r}. Leave `dtype` out: embeddings of a "
-            "mixed-precision model are cast to float32."
-        )
-    return compute_dtype
-
-
-def _check_bins(num_bins, similarity_range):
-    if not isinstance(num_bins, int | np.integer) or num_bins < 2:
-        raise ValueError(
-            f"Expected an integer `num_bins` >= 2. Received: num_bins={num_bins!r}."
-        )
-    limits = tuple(similarity_range)
-    if len(limits) != 2 or not -np.inf < limits[0] < limits[1] < np.inf:
-        raise ValueError(
-            "Expected `similarity_range` to be (low, high), finite, low < high. "
-            f"Received: similarity_range={similarity_range!r}."
-        )

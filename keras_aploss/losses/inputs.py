@@ -1,7 +1,9 @@
 """What the losses accept: integer labels, unit-length embeddings, weights of queries.
 
-In eager mode wrong values raise. While a graph is traced values cannot be read, and no
-operation that works on all backends can raise later: there the losses turn to NaN.
+Wrong shapes and settings always raise; wrong values raise in eager mode. While a graph
+is traced values cannot be read, and no operation that works on all backends can raise
+later: there the losses turn to NaN. On PyTorch, too: to read a value would stop the GPU
+at every step, and Keras builds a model by running its loss on made-up values.
 
 Dimension key: ``B`` batch, ``D`` units of an embedding.
 """
@@ -10,27 +12,80 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_aploss.losses.cells import Bins
+
+# Of a list: beyond it counts would overflow (see `cells`).
+MAX_IMAGES = 2**21 - 1
 # Squared lengths this near to 1 pass as unit length: bfloat16 embeddings do.
 UNIT_LENGTH_TOLERANCE = 3e-2
 
 
-def check_labels(y_true):
-    """Return `y_true` as an integer tensor `(B,)`; raise if it holds no class labels.
+def check_bins(num_bins, similarity_range):
+    """Return the settings of the histogram as `Bins`; raise if they make none.
+
+    >>> check_bins(20, (-1, 1))
+    Bins(num_bins=20, low=-1.0, high=1.0)
+    """
+    if not isinstance(num_bins, int | np.integer) or num_bins < 2:
+        raise ValueError(
+            f"Expected an integer `num_bins` >= 2. Received: num_bins={num_bins!r}."
+        )
+    limits = tuple(similarity_range)
+    if len(limits) != 2 or not -np.inf < limits[0] < limits[1] < np.inf:
+        raise ValueError(
+            "Expected `similarity_range` to be (low, high), finite, low < high. "
+            f"Received: similarity_range={similarity_range!r}."
+        )
+    return Bins(int(num_bins), *(float(limit) for limit in limits))
+
+
+def check_block_size(block_size):
+    """Raise unless `block_size` is a positive integer or None."""
+    is_integer = isinstance(block_size, int | np.integer)
+    if block_size is not None and not (is_integer and block_size > 0):
+        raise ValueError(
+            "Expected block_size to be a positive integer (queries at once), or None "
+            f"to have it chosen. Received: block_size={block_size!r}."
+        )
+
+
+def check_dtype(dtype):
+    """Return the float type in which a loss computes; raise if it has 16 bits."""
+    if dtype is None:
+        return "float64" if keras.backend.floatx() == "float64" else "float32"
+    compute_dtype = keras.dtype_policies.get(dtype).compute_dtype
+    if compute_dtype not in ("float32", "float64"):
+        raise ValueError(
+            "Expected the dtype of a loss to be float32 or float64: 16 bits cannot "
+            f"hold counts of images. Received: dtype={dtype!r}. Leave `dtype` out: "
+            "embeddings of a mixed-precision model are cast to float32."
+        )
+    return compute_dtype
+
+
+def check_labels(labels, name="y_true"):
+    """Return `labels` as an integer tensor `(B,)`; raise if they are no class labels.
 
     >>> check_labels([[3], [3], [-1]]).shape == (3,)
     True
     """
-    labels = ops.convert_to_tensor(y_true)
+    try:
+        labels = ops.convert_to_tensor(labels)
+    except (TypeError, ValueError) as error:  # names, say, on JAX and PyTorch
+        raise ValueError(
+            f"Expected integer class labels in `{name}`. Received: "
+            f"{type(labels).__name__} that is no tensor: {error}"
+        ) from error
     shape = tuple(labels.shape)
     if 0 in shape:
         raise ValueError(
-            f"Expected at least one image. Received: y_true.shape={shape}."
+            f"Expected at least one image. Received: {name}.shape={shape}."
         )
     if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
         raise ValueError(
-            "Expected `y_true` to hold one class label per image, shape (B,) or "
-            f"(B, 1). Received: y_true.shape={shape}. One-hot labels: give "
-            "`argmax(y_true, axis=-1)`."
+            f"Expected `{name}` to hold one class label per image, shape (B,) or "
+            f"(B, 1). Received: {name}.shape={shape}. One-hot labels: give "
+            f"`argmax({name}, axis=-1)`."
         )
     dtype = keras.backend.standardize_dtype(labels.dtype)
     if "int" not in dtype and dtype != "bool":
@@ -39,25 +94,31 @@ def check_labels(y_true):
             np.isfinite(values) & (values == np.floor(values))
         ):
             raise ValueError(
-                f"Expected integer class labels in `y_true`. Received: dtype={dtype}. "
-                "Number the classes, or cast them with `y_true.astype('int64')`."
+                f"Expected integer class labels in `{name}`. Received: dtype={dtype}. "
+                f"Number the classes, or cast them with `{name}.astype('int64')`."
             )
     wide = "64" in dtype or dtype == "uint32"
     return ops.reshape(ops.cast(labels, "int64" if wide else "int32"), (-1,))  # (B,)
 
 
-def check_embeddings(embeddings, labels):
+def check_embeddings(embeddings, labels, name="y_pred", units=None):
     """Return whether all embeddings have unit length, as a boolean tensor.
 
+    Args:
+        embeddings: float tensor, to be `(B, D)`.
+        labels: integer tensor `(B,)`.
+        name: what the message calls them.
+        units: `D` if it is known, as for the embeddings of a database.
+
     Raises:
-        ValueError: if the shape does not fit the labels or, where values can be read,
-            an embedding is not finite or not of unit length.
+        ValueError: if the shape does not fit the labels and units or, where values can
+            be read, an embedding is not finite or not of unit length.
     """
     shape = tuple(embeddings.shape)
-    if len(shape) != 2 or not same_shape(shape[:1], tuple(labels.shape)):
+    if len(shape) != 2 or not same_shape(shape, (labels.shape[0], units)):
         raise ValueError(
-            "Expected `y_pred` to hold one embedding per label, shape (B, D). "
-            f"Received: y_pred.shape={shape} for {labels.shape[0]} labels."
+            f"Expected `{name}` to hold one embedding per label, shape "
+            f"({labels.shape[0]}, {units or 'D'}). Received: {name}.shape={shape}."
         )
     squared_length = ops.sum(ops.square(embeddings), axis=1)  # (B,)
     is_unit = ops.abs(squared_length - 1.0) < UNIT_LENGTH_TOLERANCE  # NaN: False
@@ -65,13 +126,35 @@ def check_embeddings(embeddings, labels):
     if values is not None and not values.all():
         bad = int(np.argmin(values))
         raise ValueError(
-            "Expected finite embeddings of unit length in `y_pred`. Received: "
+            f"Expected finite embeddings of unit length in `{name}`. Received: "
             f"{int((~values).sum())} of {len(values)} are not; the first is row {bad}, "
             f"of length {float(ops.sqrt(squared_length[bad])):.4g}. End the model with "
             "`keras.layers.UnitNormalization()`; if it has one, NaN weights or a zero "
             "output are the cause."
         )
     return ops.all(is_unit)
+
+
+def check_list_length(labels, least):
+    """Raise if a list of that many images, where known, is too short or too long."""
+    length = labels.shape[0]
+    if length is not None and not least <= length <= MAX_IMAGES:
+        raise ValueError(
+            f"Expected lists of {least} to {MAX_IMAGES:,} images. Received: "
+            f"{length:,}. A batch of one ranks nothing: drop such a rest of an epoch."
+        )
+
+
+def check_some_positives(has_positives):
+    """Raise if no query has a positive, where that can be read."""
+    values = values_if_eager(has_positives)
+    if values is not None and not values.any():
+        raise ValueError(
+            "Expected a query with positives: an image of its class in its list. "
+            f"Received: none in {len(values)}. Draw batches of several images per "
+            "class, as `ClassBalancedSampler` does; negative labels mark distractors, "
+            "which are no queries."
+        )
 
 
 def same_shape(shape, other):
@@ -82,7 +165,9 @@ def same_shape(shape, other):
 
 
 def values_if_eager(tensor):
-    """The values as an array, or None while a graph is being traced."""
+    """The values as an array, or None while a graph is traced, and on PyTorch."""
+    if keras.backend.backend() == "torch":
+        return None
     # Which error a symbolic tensor raises is the backend's choice: TensorFlow's is a
     # NotImplementedError, JAX's a TypeError, Keras's own a ValueError.
     try:

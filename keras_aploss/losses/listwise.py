@@ -1,0 +1,129 @@
+r"""What listwise losses share: an image ranks a list, and its AP is made of counts.
+
+A listwise loss is a formula that makes an AP of the cumulative soft histograms
+``C⁺_m`` and ``C_m`` of a query's list (`cells`). All the rest is the same for all of
+them and is here: the checks, the lists, queries without positives, weights of queries.
+
+Dimension key: ``B`` batch, ``Q`` queries, ``N`` images of the database, ``D`` units,
+``M`` bins.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_aploss.losses import inputs
+from keras_aploss.losses.blocks import counts_in_batch, counts_in_database
+
+
+def listwise_loss(
+    average_precision: Callable[[Any], Any],
+    query_embeddings: Any,
+    query_labels: Any,
+    database_embeddings: Any = None,
+    database_labels: Any = None,
+    *,
+    bins: Any,
+    exclude_self: bool = False,
+    block_size: int | None = None,
+) -> Any:
+    """One minus the AP of each query, 0 without positives: `(Q,)`.
+
+    Args:
+        average_precision: maps `(Q, 2, M)`, the counts of `cells.cumulative_counts`, to
+            the AP of each query `(Q,)`.
+        query_embeddings: see `ap_loss`, as for all that follow.
+        query_labels: see there.
+        database_embeddings: see there.
+        database_labels: see there.
+        bins: a `cells.Bins`.
+        exclude_self: see there.
+        block_size: see there.
+
+    Raises:
+        ValueError: see there.
+    """
+    inputs.check_block_size(block_size)
+    labels = inputs.check_labels(query_labels, "query_labels")
+    embeddings = _as_floats(query_embeddings)
+    are_unit = inputs.check_embeddings(embeddings, labels, "query_embeddings")
+    if (database_embeddings is None) != (database_labels is None):
+        raise ValueError(
+            "Expected database_embeddings and database_labels together, or neither. "
+            f"Received: {'labels' if database_embeddings is None else 'embeddings'} "
+            "alone."
+        )
+    if database_embeddings is None:
+        inputs.check_list_length(labels, least=2)
+        counts = counts_in_batch(
+            embeddings, labels, bins, exclude_self=exclude_self, block_size=block_size
+        )
+    else:
+        if exclude_self:
+            raise ValueError(
+                "Expected exclude_self=False with a database: it holds none of the "
+                "queries. Received: exclude_self=True. If it does hold them, leave "
+                "them out of it."
+            )
+        list_labels = inputs.check_labels(database_labels, "database_labels")
+        inputs.check_list_length(list_labels, least=1)
+        database = ops.cast(_as_floats(database_embeddings), embeddings.dtype)
+        of_database = inputs.check_embeddings(
+            database, list_labels, "database_embeddings", units=embeddings.shape[1]
+        )
+        are_unit = ops.logical_and(are_unit, of_database)
+        counts = counts_in_database(
+            embeddings, labels, database, list_labels, bins, block_size=block_size
+        )
+    has_positives = counts[:, 0, -1] > 0  # (Q,)
+    inputs.check_some_positives(has_positives)
+    values = ops.where(has_positives, 1.0 - average_precision(counts), 0.0)
+    return ops.where(are_unit, values, float("nan"))
+
+
+def class_ids(labels):
+    """Number the classes of a batch: `(B,)` int32 from 0 to B - 1, -1 for distractors.
+
+    Unlike labels, these survive a cast to float32, which Keras does to all targets.
+
+    >>> [int(i) for i in class_ids(ops.convert_to_tensor([900, -4, 7, 900]))]
+    [2, -1, 1, 2]
+    """
+    order = ops.argsort(labels)
+    in_order = ops.take(labels, order)
+    is_first = ops.cast(in_order[1:] != in_order[:-1], "int32")
+    ids = ops.cumsum(ops.pad(is_first, ((1, 0),)))
+    ids = ops.take(ids, ops.argsort(order))
+    return ops.where(labels < 0, -1, ops.cast(ids, "int32"))
+
+
+def query_weights(ids, sample_weight, reduction, *, exclude_self, dtype):
+    """Weights `(B,)` that make Keras's reduction one over the queries with positives.
+
+    Args:
+        ids: `(B,)`, as from `class_ids`.
+        sample_weight: the user's weights of queries, or None.
+        reduction: the loss's.
+        exclude_self: whether an image is left out of its own list.
+        dtype: the loss's.
+    """
+    size = ops.shape(ids)[0]
+    is_query = ops.cast(ids >= 0, "int32")
+    ids = ops.maximum(ids, 0)
+    per_class = ops.segment_sum(is_query, ids, num_segments=size)
+    num_positives = ops.take(per_class, ids) - (1 if exclude_self else 0)
+    weight = ops.cast(is_query * ops.cast(num_positives > 0, "int32"), dtype)
+    if reduction in ("sum_over_batch_size", "mean"):
+        # Keras divides by B.
+        weight = weight * ops.divide_no_nan(ops.cast(size, dtype), ops.sum(weight))
+    if sample_weight is not None:
+        weight = weight * inputs.check_sample_weight(sample_weight, ids, dtype)
+    return weight
+
+
+def _as_floats(embeddings):
+    embeddings = ops.convert_to_tensor(embeddings)
+    dtype = keras.backend.standardize_dtype(embeddings.dtype)
+    return embeddings if dtype == "float64" else ops.cast(embeddings, "float32")

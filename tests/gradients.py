@@ -1,0 +1,61 @@
+"""Values and gradients on the backend that Keras runs on."""
+
+import keras
+import numpy as np
+
+BACKEND = keras.backend.backend()
+# How a function can be run: at once, traced, or compiled by XLA.
+MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["eager", "xla"]}
+MODES = MODES.get(BACKEND, ["eager"])
+
+# JAX has no float64 unless it is told at its start; Keras on PyTorch has none at all.
+WIDEST = "float64" if BACKEND == "tensorflow" else "float32"
+# Whether a loss that is run at once can look at the values of its input.
+READS_VALUES = BACKEND != "torch"
+TOLERANCE = 1e-9 if WIDEST == "float64" else 1e-5
+
+
+def run(function, *arrays, mode="eager"):
+    """`function` of tensors that hold `arrays`, as an array."""
+    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    return keras.ops.convert_to_numpy(_wrap(function, mode)(*tensors))
+
+
+def value_and_gradients(function, *arrays, mode="eager"):
+    """The value of a scalar `function` and its gradient to each of `arrays`."""
+    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def both(*tensors):
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                value = function(*tensors)
+            zero = tf.UnconnectedGradients.ZERO
+            return value, tape.gradient(value, tensors, unconnected_gradients=zero)
+
+        value, gradients = _wrap(both, mode)(*tensors)
+    elif BACKEND == "jax":
+        import jax
+
+        both = jax.value_and_grad(function, argnums=tuple(range(len(tensors))))
+        value, gradients = _wrap(both, mode)(*tensors)
+    else:
+        tensors = [tensor.requires_grad_() for tensor in tensors]
+        value = function(*tensors)
+        value.backward()
+        value, gradients = value.detach(), [tensor.grad for tensor in tensors]
+    to_array = keras.ops.convert_to_numpy
+    return float(value), [np.array(to_array(gradient)) for gradient in gradients]
+
+
+def _wrap(function, mode):
+    if mode == "eager":
+        return function
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=mode == "xla")
