@@ -16,6 +16,8 @@ from keras_aploss.losses.cells import Bins
 
 # Of a list: beyond it counts would overflow (see `cells`).
 MAX_IMAGES = 2**21 - 1
+# Up to here a type tells whole numbers apart.
+WHOLE_NUMBERS = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
 # Squared lengths this near to 1 pass as unit length: bfloat16 embeddings do.
 UNIT_LENGTH_TOLERANCE = 3e-2
 
@@ -64,10 +66,18 @@ def check_dtype(dtype):
 
 
 def check_labels(labels, name="y_true"):
-    """Return `labels` as an integer tensor `(B,)`; raise if they are no class labels.
+    """Return `labels` as an integer tensor `(B,)`, and whether all were whole numbers.
 
-    >>> check_labels([[3], [3], [-1]]).shape == (3,)
-    True
+    Floats pass if they are whole numbers that their type tells apart. (Keras makes such
+    labels itself: to build a model for several devices, it averages a batch over them.)
+
+    Raises:
+        ValueError: if the shape is not `(B,)` or `(B, 1)`, they are no numbers or,
+            where values can be read, not whole.
+
+    >>> labels, are_whole = check_labels([[3], [3], [-1]])
+    >>> labels.shape == (3,), bool(are_whole)
+    (True, True)
     """
     try:
         labels = ops.convert_to_tensor(labels)
@@ -88,17 +98,23 @@ def check_labels(labels, name="y_true"):
             f"`argmax({name}, axis=-1)`."
         )
     dtype = keras.backend.standardize_dtype(labels.dtype)
-    if "int" not in dtype and dtype != "bool":
-        values = values_if_eager(labels) if "float" in dtype else None
-        if values is None or not np.all(
-            np.isfinite(values) & (values == np.floor(values))
-        ):
-            raise ValueError(
-                f"Expected integer class labels in `{name}`. Received: dtype={dtype}. "
-                f"Number the classes, or cast them with `{name}.astype('int64')`."
+    are_whole = np.array("int" in dtype or dtype == "bool")
+    if dtype in WHOLE_NUMBERS:
+        are_whole = ops.all(
+            ops.logical_and(
+                ops.equal(labels, ops.floor(labels)),  # NaN: False
+                ops.abs(labels) <= WHOLE_NUMBERS[dtype],
             )
+        )
+    values = values_if_eager(are_whole)
+    if values is not None and not values.all():
+        raise ValueError(
+            f"Expected integer class labels in `{name}`. Received: dtype={dtype}. "
+            f"Number the classes, or cast them with `{name}.astype('int64')`."
+        )
     wide = "64" in dtype or dtype == "uint32"
-    return ops.reshape(ops.cast(labels, "int64" if wide else "int32"), (-1,))  # (B,)
+    labels = ops.reshape(ops.cast(labels, "int64" if wide else "int32"), (-1,))  # (B,)
+    return labels, are_whole
 
 
 def check_embeddings(embeddings, labels, name="y_pred", units=None):

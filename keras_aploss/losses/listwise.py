@@ -46,9 +46,10 @@ def listwise_loss(
         ValueError: see there.
     """
     inputs.check_block_size(block_size)
-    labels = inputs.check_labels(query_labels, "query_labels")
+    labels, are_valid = inputs.check_labels(query_labels, "query_labels")
     embeddings = _as_floats(query_embeddings)
     are_unit = inputs.check_embeddings(embeddings, labels, "query_embeddings")
+    are_valid = ops.logical_and(are_valid, are_unit)
     if (database_embeddings is None) != (database_labels is None):
         raise ValueError(
             "Expected database_embeddings and database_labels together, or neither. "
@@ -67,20 +68,51 @@ def listwise_loss(
                 "queries. Received: exclude_self=True. If it does hold them, leave "
                 "them out of it."
             )
-        list_labels = inputs.check_labels(database_labels, "database_labels")
+        list_labels, are_whole = inputs.check_labels(database_labels, "database_labels")
         inputs.check_list_length(list_labels, least=1)
         database = ops.cast(_as_floats(database_embeddings), embeddings.dtype)
-        of_database = inputs.check_embeddings(
+        are_unit = inputs.check_embeddings(
             database, list_labels, "database_embeddings", units=embeddings.shape[1]
         )
-        are_unit = ops.logical_and(are_unit, of_database)
+        are_valid = ops.logical_and(are_valid, ops.logical_and(are_whole, are_unit))
         counts = counts_in_database(
             embeddings, labels, database, list_labels, bins, block_size=block_size
         )
     has_positives = counts[:, 0, -1] > 0  # (Q,)
     inputs.check_some_positives(has_positives)
     values = ops.where(has_positives, 1.0 - average_precision(counts), 0.0)
-    return ops.where(are_unit, values, float("nan"))
+    return ops.where(are_valid, values, float("nan"))
+
+
+def queries_of(labels, sample_weight, reduction, *, exclude_self, dtype):
+    """What a Keras loss makes of its labels before Keras casts and averages.
+
+    Args:
+        labels: class labels, `(B,)` or `(B, 1)`.
+        sample_weight: the user's weights of queries `(B,)`, or None.
+        reduction: the loss's.
+        exclude_self: whether an image is left out of its own list.
+        dtype: the loss's.
+
+    Returns:
+        `class_ids` of the labels `(B,)`, and weights `(B,)` that make the reduction
+        one over the queries with positives. The weights are NaN if in a graph labels
+        turn out not to be whole numbers.
+    """
+    labels, are_whole = inputs.check_labels(labels)
+    ids = class_ids(labels)
+    size = ops.shape(ids)[0]
+    is_query = ops.cast(ids >= 0, "int32")
+    classes = ops.maximum(ids, 0)
+    per_class = ops.segment_sum(is_query, classes, num_segments=size)
+    num_positives = ops.take(per_class, classes) - (1 if exclude_self else 0)
+    weight = ops.cast(is_query * ops.cast(num_positives > 0, "int32"), dtype)
+    if reduction in ("sum_over_batch_size", "mean"):
+        # Keras divides by B.
+        weight = weight * ops.divide_no_nan(ops.cast(size, dtype), ops.sum(weight))
+    if sample_weight is not None:
+        weight = weight * inputs.check_sample_weight(sample_weight, ids, dtype)
+    return ids, ops.where(are_whole, weight, float("nan"))
 
 
 def class_ids(labels):
@@ -93,34 +125,10 @@ def class_ids(labels):
     """
     order = ops.argsort(labels)
     in_order = ops.take(labels, order)
-    is_first = ops.cast(in_order[1:] != in_order[:-1], "int32")
+    is_first = ops.cast(ops.not_equal(in_order[1:], in_order[:-1]), "int32")
     ids = ops.cumsum(ops.pad(is_first, ((1, 0),)))
     ids = ops.take(ids, ops.argsort(order))
     return ops.where(labels < 0, -1, ops.cast(ids, "int32"))
-
-
-def query_weights(ids, sample_weight, reduction, *, exclude_self, dtype):
-    """Weights `(B,)` that make Keras's reduction one over the queries with positives.
-
-    Args:
-        ids: `(B,)`, as from `class_ids`.
-        sample_weight: the user's weights of queries, or None.
-        reduction: the loss's.
-        exclude_self: whether an image is left out of its own list.
-        dtype: the loss's.
-    """
-    size = ops.shape(ids)[0]
-    is_query = ops.cast(ids >= 0, "int32")
-    ids = ops.maximum(ids, 0)
-    per_class = ops.segment_sum(is_query, ids, num_segments=size)
-    num_positives = ops.take(per_class, ids) - (1 if exclude_self else 0)
-    weight = ops.cast(is_query * ops.cast(num_positives > 0, "int32"), dtype)
-    if reduction in ("sum_over_batch_size", "mean"):
-        # Keras divides by B.
-        weight = weight * ops.divide_no_nan(ops.cast(size, dtype), ops.sum(weight))
-    if sample_weight is not None:
-        weight = weight * inputs.check_sample_weight(sample_weight, ids, dtype)
-    return weight
 
 
 def _as_floats(embeddings):

@@ -40,9 +40,8 @@ from keras_aploss.losses.inputs import (
     check_bins,
     check_block_size,
     check_dtype,
-    check_labels,
 )
-from keras_aploss.losses.listwise import class_ids, listwise_loss, query_weights
+from keras_aploss.losses.listwise import listwise_loss, queries_of
 
 
 def tie_aware_average_precision_of(counts, simplified=False):
@@ -183,10 +182,8 @@ class TieAwareAPLoss(keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """Return the reduced loss; see the class for the arguments."""
-        # Keras casts labels to the dtype of the loss: numbers that survive it go there.
-        ids = class_ids(check_labels(y_true))
-        weight = query_weights(
-            ids,
+        ids, weight = queries_of(
+            y_true,
             sample_weight,
             self.reduction,
             exclude_self=self.exclude_self,

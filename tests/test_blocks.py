@@ -1,0 +1,280 @@
+"""Lists in blocks: the same whatever the block, and never all similarities at once."""
+
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from gradients import BACKEND, MODES, TOLERANCE, WIDEST, run, value_and_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_cells import plain_counts
+
+from keras_aploss import APLoss, ap_loss
+from keras_aploss.losses import blocks, cells
+
+BINS = cells.Bins(20, -1.0, 1.0)
+on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
+
+
+def unit(rng, *shape):
+    vectors = rng.normal(size=shape)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors.astype(WIDEST)
+
+
+def normalize(x):
+    """Gradients go through this: the similarity of an image to itself is at a kink."""
+    return x / keras.ops.norm(x, axis=1, keepdims=True)
+
+
+@settings(deadline=None, max_examples=40 if BACKEND == "tensorflow" else 10)
+@given(
+    labels=st.lists(st.integers(-2, 4), min_size=1, max_size=17),
+    block_size=st.integers(1, 20),
+    exclude_self=st.booleans(),
+)
+def test_counts_of_a_batch_equal_their_definition(labels, block_size, exclude_self):
+    labels = np.array(labels, "int32")
+    x = unit(np.random.default_rng(0), len(labels), 3)
+    result = run(
+        lambda x, labels: blocks.counts_in_batch(
+            x, labels, BINS, exclude_self=exclude_self, block_size=block_size
+        ),
+        x,
+        labels,
+    )
+    for i, label in enumerate(labels):
+        others = np.arange(len(labels)) != i if exclude_self else slice(None)
+        relevance = (labels == label) & (label >= 0)
+        expected = plain_counts((x @ x[i])[others], relevance[others], BINS)
+        np.testing.assert_allclose(result[i], expected, atol=10 * TOLERANCE)
+
+
+@settings(deadline=None, max_examples=40 if BACKEND == "tensorflow" else 10)
+@given(
+    query_labels=st.lists(st.integers(-2, 4), min_size=1, max_size=9),
+    database_labels=st.lists(st.integers(-2, 4), min_size=1, max_size=12),
+    block_size=st.integers(1, 10),
+)
+def test_counts_of_a_database_equal_their_definition(
+    query_labels, database_labels, block_size
+):
+    query_labels = np.array(query_labels, "int32")
+    database_labels = np.array(database_labels, "int32")
+    rng = np.random.default_rng(0)
+    queries, database = (
+        unit(rng, len(query_labels), 3),
+        unit(rng, len(database_labels), 3),
+    )
+    result = run(
+        lambda *tensors: blocks.counts_in_database(
+            *tensors, BINS, block_size=block_size
+        ),
+        queries,
+        query_labels,
+        database,
+        database_labels,
+    )
+    for i, label in enumerate(query_labels):
+        relevance = (database_labels == label) & (label >= 0)
+        expected = plain_counts(database @ queries[i], relevance, BINS)
+        np.testing.assert_allclose(result[i], expected, atol=10 * TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_block_size_changes_nothing(mode, exclude_self):
+    rng = np.random.default_rng(1)
+    x, labels = unit(rng, 61, 8), rng.integers(-1, 12, 61)
+
+    def loss(block_size):
+        return value_and_gradients(
+            lambda x: keras.ops.sum(
+                ap_loss(
+                    normalize(x),
+                    labels,
+                    exclude_self=exclude_self,
+                    block_size=block_size,
+                )
+            ),
+            x,
+            mode=mode,
+        )
+
+    value, (gradient,) = loss(None)
+    assert np.abs(gradient).max() > 0.01
+    for block_size in (1, 2, 7, 20, 21, 60, 61, 1000):
+        same_value, (same_gradient,) = loss(block_size)
+        assert same_value == pytest.approx(value, rel=TOLERANCE)
+        np.testing.assert_allclose(same_gradient, gradient, atol=TOLERANCE)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("mode", MODES)
+def test_where_similarities_are_exact_no_bit_depends_on_the_block_size(mode):
+    # Coordinates of ±1/4: sums of their products are exact in any order.
+    x = np.random.default_rng(2).choice([-0.25, 0.25], (50, 16)).astype("float32")
+    labels = np.arange(50) // 5
+    expected = run(lambda x: ap_loss(x, labels, num_bins=14), x, mode=mode)
+    for block_size in (1, 7, 16, 25):
+        values = run(
+            lambda x, size=block_size: ap_loss(x, labels, num_bins=14, block_size=size),
+            x,
+            mode=mode,
+        )
+        np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_batch_is_a_database_of_itself(mode):
+    rng = np.random.default_rng(3)
+    x, labels = unit(rng, 30, 6), rng.integers(-1, 6, 30)
+    value, (gradient,) = value_and_gradients(
+        lambda x: keras.ops.sum(ap_loss(normalize(x), labels, block_size=7)),
+        x,
+        mode=mode,
+    )
+    same_value, gradients = value_and_gradients(
+        lambda x, y: keras.ops.sum(
+            ap_loss(normalize(x), labels, normalize(y), labels, block_size=4)
+        ),
+        x,
+        x,
+        mode=mode,
+    )
+    assert same_value == pytest.approx(value, rel=TOLERANCE)
+    np.testing.assert_allclose(sum(gradients), gradient, atol=TOLERANCE)
+
+
+@settings(deadline=None, max_examples=20 if BACKEND == "tensorflow" else 5)
+@given(seed=st.integers(0, 999), block_size=st.integers(1, 12))
+def test_an_order_of_the_batch_is_an_order_of_values_and_gradients(seed, block_size):
+    rng = np.random.default_rng(seed)
+    x, labels, order = unit(rng, 12, 4), rng.integers(-1, 4, 12), rng.permutation(12)
+    weight = rng.normal(size=12).astype(WIDEST)
+    if np.all(labels < 0):
+        return
+
+    def loss(x, labels, weight):
+        return value_and_gradients(
+            lambda x: keras.ops.sum(
+                weight * ap_loss(normalize(x), labels, block_size=block_size)
+            ),
+            x,
+        )
+
+    value, (gradient,) = loss(x, labels, weight)
+    same_value, (reordered,) = loss(x[order], labels[order], weight[order])
+    assert same_value == pytest.approx(value, abs=10 * TOLERANCE)
+    np.testing.assert_allclose(reordered, gradient[order], atol=10 * TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+def test_labels_are_compared_as_integers(dtype):
+    x = unit(np.random.default_rng(4), 4, 3)
+    top = min(np.iinfo(dtype).max, 2**31 - 1)
+    labels = np.array([top, top, top - 1, top - 1], dtype)
+    expected = run(lambda x: ap_loss(x, np.array([0, 0, 1, 1])), x)
+    np.testing.assert_array_equal(run(lambda x: ap_loss(x, labels), x), expected)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("with_database", [False, True])
+def test_graph_holds_nothing_of_size_b_b_and_no_python(with_database):
+    import tensorflow as tf
+
+    size, block_size, num_bins = 120, 8, 20
+
+    @tf.function(autograph=False)
+    def function(labels, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            database = (x, labels) if with_database else ()
+            values = ap_loss(
+                x, labels, *database, num_bins=num_bins, block_size=block_size
+            )
+            value = tf.reduce_mean(values)
+        return value, tape.gradient(value, x)
+
+    concrete = function.get_concrete_function(
+        tf.TensorSpec([size], "int64"), tf.TensorSpec([size, 4])
+    )
+    largest, types = 0, set()
+    graphs = [concrete.graph]
+    while graphs:
+        graph = graphs.pop()
+        for operation in graph.get_operations():
+            types.add(operation.type)
+            largest = max(
+                [largest, *(out.shape.num_elements() or 0 for out in operation.outputs)]
+            )
+            if operation.type in ("While", "StatelessWhile"):
+                body = operation.get_attr("body").name
+                graphs.append(graph._get_function(body).graph)
+    assert {"UnsortedSegmentSum", "BatchMatMulV2", "MatMul"} & types
+    assert not [name for name in types if "Py" in name or name == "Host"]
+    assert {"While", "StatelessWhile"} & types
+    table = 2 * size * (2 * num_bins + 3)  # the sums of all cells, in a circle
+    assert largest <= table < size**2
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"jit_compile": False}, {"run_eagerly": True}]
+)
+def test_trains_in_fit_with_a_rest_of_another_size(arguments):
+    rng = np.random.default_rng(5)
+    x, labels = rng.normal(size=(90, 12)).astype("float32"), np.arange(90) // 6
+    x += rng.normal(size=(15, 12)).astype("float32")[labels]
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((12,)), keras.layers.Dense(8), keras.layers.UnitNormalization()]
+    )
+    optimizer = keras.optimizers.Adam(0.03)
+    model.compile(optimizer, APLoss(block_size=16), **arguments)
+    history = model.fit(
+        x, labels, batch_size=36, epochs=12, shuffle=False, verbose=0
+    ).history["loss"]
+    assert history[-1] < 0.8 * history[0]
+
+
+MIRRORED = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+device = tf.config.LogicalDeviceConfiguration()
+tf.config.set_logical_device_configuration(cpu, [device, device])
+import keras
+from keras_aploss import APLoss
+x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+labels = np.arange(32) % 16 // 4  # each replica has the four classes
+def loss(strategy):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((6,)), keras.layers.UnitNormalization()])
+        model.compile(loss=APLoss(block_size=5))
+    return model.evaluate(x, labels, batch_size=32, verbose=0)
+both = loss(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+halves = [float(APLoss()(labels[i : i + 16], unit[i : i + 16])) for i in (0, 16)]
+np.testing.assert_allclose(both, np.mean(halves), rtol=1e-5)
+print("the same")
+"""
+
+
+@on_tensorflow
+def test_under_mirrored_strategy_each_replica_ranks_its_own_images():
+    result = subprocess.run(
+        [sys.executable, "-c", MIRRORED], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.endswith("the same\n"), result.stderr
+
+
+@pytest.mark.slow
+@on_tensorflow
+def test_model_fit_at_16384_images_takes_memory_for_a_block():
+    script = pathlib.Path(__file__).parents[1] / "benchmarks" / "bench_loss.py"
+    result = subprocess.run(
+        [sys.executable, script, "--fit"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
