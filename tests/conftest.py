@@ -1,8 +1,26 @@
-"""What the tests of training runs share: a run that takes seconds, made once."""
+"""What the tests share: a run that takes seconds, made once; what runs where."""
 
+import pathlib
+
+import keras
 import pytest
 
 from keras_aploss import RunSettings, train_run
+
+# Losses and layers run on every backend of Keras; the rest needs TensorFlow.
+ON_EVERY_BACKEND = {
+    "test_average_precision.py",
+    "test_blocks.py",
+    "test_cells.py",
+    "test_layers.py",
+    "test_listwise.py",
+    "test_tie_aware.py",
+}
+collect_ignore = [
+    path.name
+    for path in pathlib.Path(__file__).parent.glob("test_*.py")
+    if keras.backend.backend() != "tensorflow" and path.name not in ON_EVERY_BACKEND
+]
 
 TINY = {
     "num_landmarks": 6,

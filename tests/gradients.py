@@ -4,24 +4,28 @@ import keras
 import numpy as np
 
 BACKEND = keras.backend.backend()
-# How a function can be run: at once, traced, or compiled by XLA.
-MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["eager", "xla"]}
-MODES = MODES.get(BACKEND, ["eager"])
+# How a function is run: at once, traced, or compiled by XLA. JAX compiles every loop
+# anew when it runs it at once: that takes long, and differs in nothing but checks.
+MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["xla"]}.get(
+    BACKEND, ["eager"]
+)
 
 # JAX has no float64 unless it is told at its start; Keras on PyTorch has none at all.
 WIDEST = "float64" if BACKEND == "tensorflow" else "float32"
+# Random examples of a property: JAX compiles for each shape, so it has fewer.
+MANY = 40 if BACKEND == "tensorflow" else 6
 # Whether a loss that is run at once can look at the values of its input.
 READS_VALUES = BACKEND != "torch"
 TOLERANCE = 1e-9 if WIDEST == "float64" else 1e-5
 
 
-def run(function, *arrays, mode="eager"):
+def run(function, *arrays, mode=MODES[0]):
     """`function` of tensors that hold `arrays`, as an array."""
     tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
     return keras.ops.convert_to_numpy(_wrap(function, mode)(*tensors))
 
 
-def value_and_gradients(function, *arrays, mode="eager"):
+def value_and_gradients(function, *arrays, mode=MODES[0]):
     """The value of a scalar `function` and its gradient to each of `arrays`."""
     tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
     if BACKEND == "tensorflow":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gradients import (
     BACKEND,
+    MANY,
     MODES,
     READS_VALUES,
     TOLERANCE,
@@ -155,7 +156,7 @@ def test_equals_exact_ap_when_similarities_are_distinct_bin_centres():
         np.testing.assert_allclose(ap, [exact], atol=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=MANY)
 @given(data=st.data(), num_bins=st.integers(2, 40))
 def test_equals_the_plain_formula_and_does_not_depend_on_order(data, num_bins):
     shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 12)))
@@ -176,7 +177,7 @@ def test_equals_the_plain_formula_and_does_not_depend_on_order(data, num_bins):
     np.testing.assert_allclose(shuffled, ap, atol=TOLERANCE)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=MANY)
 @given(
     labels=st.lists(st.integers(-2, 3), min_size=1, max_size=10),
     exclude_self=st.booleans(),
@@ -294,7 +295,6 @@ def test_wrong_embeddings_raise_in_eager_mode_and_give_nan_in_a_graph(wrong):
 @pytest.mark.parametrize(
     ("labels", "embeddings", "message"),
     [
-        (np.array([0.5, 1.0]), np.eye(2), "integer class labels"),
         (np.eye(2, dtype=int), np.eye(2), "One-hot"),
         (np.array([0, 1, 1]), np.eye(2), r"one embedding per label, shape \(3, D\)"),
         (np.array([0, 1]), np.ones(2), "one embedding per label"),
@@ -386,7 +386,6 @@ def test_nan_similarity_gives_nan_in_its_row_only_and_relevance_is_binary():
     [
         (np.array([0, 0, 1]), np.ones(2), "one weight per query"),
         (np.array([0, 0, 1]), np.ones((3, 3)), "one weight per query"),
-        (np.array([0, np.inf, 1]), None, "integer class labels"),
         (np.array(["a", "a", "b"]), None, "integer class labels"),
         (np.zeros(0, int), None, "at least one image"),
     ],

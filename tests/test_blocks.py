@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from gradients import BACKEND, MODES, TOLERANCE, WIDEST, run, value_and_gradients
+from gradients import BACKEND, MANY, MODES, TOLERANCE, WIDEST, run, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cells import plain_counts
@@ -30,7 +30,7 @@ def normalize(x):
     return x / keras.ops.norm(x, axis=1, keepdims=True)
 
 
-@settings(deadline=None, max_examples=40 if BACKEND == "tensorflow" else 10)
+@settings(deadline=None, max_examples=MANY)
 @given(
     labels=st.lists(st.integers(-2, 4), min_size=1, max_size=17),
     block_size=st.integers(1, 20),
@@ -53,7 +53,7 @@ def test_counts_of_a_batch_equal_their_definition(labels, block_size, exclude_se
         np.testing.assert_allclose(result[i], expected, atol=10 * TOLERANCE)
 
 
-@settings(deadline=None, max_examples=40 if BACKEND == "tensorflow" else 10)
+@settings(deadline=None, max_examples=MANY)
 @given(
     query_labels=st.lists(st.integers(-2, 4), min_size=1, max_size=9),
     database_labels=st.lists(st.integers(-2, 4), min_size=1, max_size=12),
@@ -149,7 +149,7 @@ def test_a_batch_is_a_database_of_itself(mode):
     np.testing.assert_allclose(sum(gradients), gradient, atol=TOLERANCE)
 
 
-@settings(deadline=None, max_examples=20 if BACKEND == "tensorflow" else 5)
+@settings(deadline=None, max_examples=MANY)
 @given(seed=st.integers(0, 999), block_size=st.integers(1, 12))
 def test_an_order_of_the_batch_is_an_order_of_values_and_gradients(seed, block_size):
     rng = np.random.default_rng(seed)
@@ -161,7 +161,8 @@ def test_an_order_of_the_batch_is_an_order_of_values_and_gradients(seed, block_s
     def loss(x, labels, weight):
         return value_and_gradients(
             lambda x: keras.ops.sum(
-                weight * ap_loss(normalize(x), labels, block_size=block_size)
+                keras.ops.convert_to_tensor(weight)
+                * ap_loss(normalize(x), labels, block_size=block_size)
             ),
             x,
         )
@@ -221,9 +222,10 @@ def test_graph_holds_nothing_of_size_b_b_and_no_python(with_database):
     assert largest <= table < size**2
 
 
-@pytest.mark.parametrize(
-    "arguments", [{}, {"jit_compile": False}, {"run_eagerly": True}]
-)
+WAYS = [{}, {"jit_compile": False}, {"run_eagerly": True}]
+
+
+@pytest.mark.parametrize("arguments", WAYS if BACKEND == "tensorflow" else WAYS[:1])
 def test_trains_in_fit_with_a_rest_of_another_size(arguments):
     rng = np.random.default_rng(5)
     x, labels = rng.normal(size=(90, 12)).astype("float32"), np.arange(90) // 6

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from gradients import BACKEND, MODES, TOLERANCE, WIDEST, run
+from gradients import BACKEND, MANY, MODES, TOLERANCE, WIDEST, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -26,7 +26,7 @@ def counts(similarity, relevance, bins, axis=0):
     return cells.cumulative_counts(sums, bins, share.dtype)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=MANY)
 @given(
     data=st.data(),
     num_bins=st.integers(2, 30),

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from gradients import MODES, READS_VALUES, run, value_and_gradients
-from hypothesis import given
+from gradients import MANY, MODES, READS_VALUES, run, value_and_gradients
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_aploss import APLoss, TieAwareAPLoss, ap_loss, tie_aware_ap_loss
@@ -65,6 +65,7 @@ def test_a_batch_of_one_is_refused(kind):
             LOSSES[kind]()(np.array(labels), np.array(embeddings))
 
 
+@settings(deadline=None, max_examples=MANY)
 @given(st.lists(st.integers(-3, 5), min_size=1, max_size=9))
 def test_class_ids_number_the_classes(labels):
     labels = np.array(labels)
@@ -78,7 +79,7 @@ def test_class_ids_number_the_classes(labels):
 
 @pytest.mark.parametrize("function", [ap_loss, tie_aware_ap_loss])
 @pytest.mark.parametrize(
-    ("arguments", "settings", "message"),
+    ("arguments", "options", "message"),
     [
         ((QUERIES, LABELS, DATABASE), {}, "database_embeddings and database_labels"),
         ((QUERIES, LABELS, None, LABELS), {}, "database_embeddings and database_lab"),
@@ -105,9 +106,9 @@ def test_class_ids_number_the_classes(labels):
         ((np.ones((2**21, 1)), np.zeros(2**21, "int8")), {}, "2,097,151 images"),
     ],
 )
-def test_wrong_input_is_named(function, arguments, settings, message):
+def test_wrong_input_is_named(function, arguments, options, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        function(*arguments, **settings)
+        function(*arguments, **options)
 
 
 @pytest.mark.skipif(not READS_VALUES, reason="needs to read values")

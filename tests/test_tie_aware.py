@@ -5,7 +5,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from gradients import MODES, WIDEST, run, value_and_gradients
+from gradients import MANY, MODES, WIDEST, run, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,7 +91,7 @@ def test_full_form_is_the_published_one_where_no_bin_has_one_to_two_images(case)
     assert np.all(ap >= expected - 0.1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=MANY)
 @given(
     counts=st.lists(
         st.tuples(st.integers(0, 9), st.integers(0, 40)), min_size=1, max_size=8
@@ -107,7 +107,7 @@ def test_full_form_is_the_published_one_at_whole_counts(counts):
     assert ap[0] == pytest.approx(published(images, positives), abs=1e-5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=MANY)
 @given(
     positives=st.lists(st.floats(0, 3, width=32), min_size=1, max_size=6),
     negatives=st.lists(st.floats(0, 3, width=32), min_size=6, max_size=6),
