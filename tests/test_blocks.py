@@ -184,9 +184,10 @@ def test_labels_are_compared_as_integers(dtype):
 
 @on_tensorflow
 @pytest.mark.parametrize("with_database", [False, True])
-def test_graph_holds_nothing_of_size_b_b_and_no_python(with_database):
+def test_graph_holds_nothing_of_size_b_b_and_no_python(with_database, monkeypatch):
     import tensorflow as tf
 
+    monkeypatch.setattr(blocks, "MAX_KEPT", 1)  # of a fixed size, small beside B x B
     size, block_size, num_bins = 120, 8, 20
 
     @tf.function(autograph=False)
@@ -200,26 +201,42 @@ def test_graph_holds_nothing_of_size_b_b_and_no_python(with_database):
             value = tf.reduce_mean(values)
         return value, tape.gradient(value, x)
 
-    concrete = function.get_concrete_function(
+    graph = function.get_concrete_function(
         tf.TensorSpec([size], "int64"), tf.TensorSpec([size, 4])
-    )
-    largest, types = 0, set()
-    graphs = [concrete.graph]
-    while graphs:
-        graph = graphs.pop()
-        for operation in graph.get_operations():
-            types.add(operation.type)
-            largest = max(
-                [largest, *(out.shape.num_elements() or 0 for out in operation.outputs)]
-            )
-            if operation.type in ("While", "StatelessWhile"):
-                body = operation.get_attr("body").name
-                graphs.append(graph._get_function(body).graph)
-    assert {"UnsortedSegmentSum", "BatchMatMulV2", "MatMul"} & types
-    assert not [name for name in types if "Py" in name or name == "Host"]
+    ).graph.as_graph_def(add_shapes=True)
+    bodies = [list(function.node_def) for function in graph.library.function]
+    nodes = sum(bodies, list(graph.node))
+    types = {node.op for node in nodes}
     assert {"While", "StatelessWhile"} & types
+    assert "UnsortedSegmentSum" in types
+    assert not [name for name in types if "Py" in name or name == "Host"]
+    shapes = [s for node in nodes for s in node.attr["_output_shapes"].list.shape]
+    sizes = [np.prod([dim.size for dim in shape.dim]) for shape in shapes]
+    assert len(sizes) > 200
     table = 2 * size * (2 * num_bins + 3)  # the sums of all cells, in a circle
-    assert largest <= table < size**2
+    assert max(sizes) <= table < size**2
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("num_bins", [20, 200])  # cells in bytes, and in more
+def test_cells_that_are_kept_are_those_made_again(mode, num_bins, monkeypatch):
+    rng = np.random.default_rng(6)
+    x, labels = unit(rng, 40, 6), rng.integers(-1, 8, 40)
+
+    def gradient(max_kept):
+        monkeypatch.setattr(blocks, "MAX_KEPT", max_kept)
+
+        def loss(x):
+            x = normalize(x)
+            settings = {"num_bins": num_bins, "block_size": 5}
+            own = ap_loss(x, labels, **settings)
+            return keras.ops.sum(own + ap_loss(x, labels, x, labels, **settings))
+
+        return value_and_gradients(loss, x, mode=mode)[1][0]
+
+    kept = gradient(2**26)
+    for some in (1, 5 * 25 * 3):
+        np.testing.assert_allclose(gradient(some), kept, atol=TOLERANCE)
 
 
 WAYS = [{}, {"jit_compile": False}, {"run_eagerly": True}]

@@ -22,7 +22,7 @@ def plain_counts(similarity, relevance, bins):
 
 def counts(similarity, relevance, bins, axis=0):
     cell, share = cells.cells_of(similarity, relevance, bins)
-    sums = cells.histogram(cell, share, bins, axis=axis)
+    sums = cells.histogram(cell, cells.entries_of(share), bins, axis=axis)
     return cells.cumulative_counts(sums, bins, share.dtype)
 
 
@@ -103,6 +103,6 @@ def test_what_is_left_out_is_in_no_count():
     bins = cells.Bins(4, -1.0, 1.0)
     cell = keras.ops.convert_to_tensor([[0, bins.left_out, 2]], dtype="int32")
     share = keras.ops.convert_to_tensor([[0.0, 0.7, 0.0]], dtype="float32")
-    sums = cells.histogram(cell, share, bins)
+    sums = cells.histogram(cell, cells.entries_of(share), bins)
     result = keras.ops.convert_to_numpy(cells.cumulative_counts(sums, bins, "float32"))
     assert result[0].tolist() == [[0, 0, 0, 0], [1, 2, 2, 2]]

@@ -113,7 +113,7 @@ def _counts(similarity, relevance, bins):
             (upstream,) = args if upstream is None else (upstream,)
             return cells.look_up(cells.slopes_of(upstream, bins), cell, bins)
 
-        sums = cells.histogram(cell, share, bins)
+        sums = cells.histogram(cell, cells.entries_of(share), bins)
         return cells.cumulative_counts(sums, bins, similarity.dtype), gradient
 
     return counts(similarity)
@@ -145,9 +145,9 @@ def ap_loss(
     rank the database, such as the embeddings of earlier batches (a cross-batch memory)
     or of a catalogue; gradients flow to both, unless one of them is a constant.
 
-    The similarities are never held all at once: memory grows with
-    `block_size * N`, time with `Q * N * D`. The gradient is closed-form; it has no
-    second derivative of its own, as AP_Q is piecewise of one.
+    The similarities are never held all at once: memory grows with `block_size * N`
+    (and at most 64 MiB), time with `Q * N * D`. The gradient is closed-form; there is
+    no second derivative.
 
     Args:
         query_embeddings: float tensor `(Q, D)`, rows of unit length. 16-bit floats are
@@ -215,8 +215,8 @@ class APLoss(keras.losses.Loss):
     every query has positives. The arithmetic is float32 whatever the precision policy,
     and labels stay integers (as floats, ids above 2²⁴ would collide).
 
-    Neither a batch of similarities nor of bins is ever held: memory grows with `B`, not
-    with its square, and `num_bins` costs nearly nothing. See `ap_loss`, which also
+    The similarities of a batch are never held all at once: memory grows with `B`, not
+    with its square, and more bins cost next to nothing. See `ap_loss`, which also
     ranks a database.
 
     **What is checked, and when.** Shapes and label dtypes always. Values where they

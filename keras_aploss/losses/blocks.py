@@ -1,8 +1,9 @@
 r"""Cumulative soft histograms of long lists, block by block; never all similarities.
 
 The similarities of a block of queries are made, counted in cells and forgotten. The
-gradient makes them again, puts the slope of its cell in the place of each, and
-multiplies these by the embeddings. A block is all that is ever held of them.
+gradient puts the slope of its cell in the place of each, and multiplies these by the
+embeddings. Their cells are kept from one pass to the other, in a byte each, for as many
+blocks as a fixed amount of memory holds; those of the other blocks are made again.
 
 Where a batch ranks itself, ``s_ij = s_ji``: each similarity is made once and counted in
 two lists. The images stand in a circle of an odd number ``T = 2 h + 1`` of blocks, and
@@ -16,9 +17,10 @@ blocks meet once:
     row 3             ■ · · ■ ■
     row 4             ■ ■ · · ■
 
-Loss and gradient together then cost little more than two products of ``B² D``
-multiplications (one half each for the similarities, forward and backward, and one for
-``(G + Gᵀ) X``), where automatic differentiation of a plain ``X Xᵀ`` costs three.
+Loss and gradient together then cost little more than one and a half products of
+``B² D`` multiplications (one half for the similarities and one for ``(G + Gᵀ) X``), or
+two where similarities are made again. Automatic differentiation of a plain ``X Xᵀ``
+costs three.
 
 Dimension key: ``B`` batch, ``Q`` queries, ``N`` images of the database, ``D`` units,
 ``M`` bins, ``C`` cells, ``T`` blocks of ``b`` images, ``W = (h + 1) b`` of a window.
@@ -33,6 +35,8 @@ from keras_aploss.losses import cells
 # Similarities of a block. Each takes about 25 bytes under XLA and 200 without, where
 # every operation has arrays of its own.
 MAX_PAIRS = 2**22
+# Cells kept for the gradient: all those of a batch of 10,000 images.
+MAX_KEPT = 2**26
 # Longer blocks do not multiply faster, and shorter ones save more by symmetry.
 MAX_ROWS = 768
 
@@ -95,56 +99,52 @@ def counts_in_batch(embeddings, labels, bins, *, exclude_self=False, block_size=
     circle = _Circle.of(size, block_size or _choose_rows((size + 1) // 2))
     block, window = circle.block, circle.window
     query_labels, list_labels = _never_equal_if_negative(circle.lay_out(labels, -1))
-    is_self = ops.arange(block)[:, None] == ops.arange(window)[None, :]  # (b, W)
+    is_self = ops.arange(window)[:, None] == ops.arange(block)[None, :]  # (W, b)
     left_out = is_self if exclude_self else None
 
     @ops.custom_gradient
     def counts(x):
         images = circle.lay_out(x)  # (T b + h b, D)
-        columns = ops.transpose(images)  # without XLA, products with it are faster
 
-        def cells_of_block(i):
-            start = i * block
-            return _block_of_cells(
-                _rows(images, start, block),
-                ops.slice(columns, (0, start), (x.shape[1], window)),
-                _rows(query_labels, start, block),
-                _rows(list_labels, start, window),
+        def make(i):
+            return _make_block(
+                _rows(images, i * block, window),
+                _rows(list_labels, i * block, window),
+                _rows(images, i * block, block),
+                _rows(query_labels, i * block, block),
                 bins,
                 left_out,
-            )  # (b, W)
+            )  # (W, b)
 
-        def count(i, sums):
-            cell, share = cells_of_block(i)
-            parts = [cells.histogram(cell, share, bins)]  # (b, C)
+        def count(i, sums, cell, entries):
+            parts = [cells.histogram(cell, entries, bins, axis=1)]  # (b, C)
             if not circle.is_one_block:
-                behind = cell[:, block:], share[:, block:]
-                parts.append(cells.histogram(*behind, bins, axis=1))  # (W - b, C)
+                behind = cell[block:], entries[block:]
+                parts.append(cells.histogram(*behind, bins))  # (W - b, C)
             return _add_rows(sums, i * block, parts)
 
         zero = cells.histogram_of_zero(bins, x.dtype)
         sums = ops.zeros((ops.shape(images)[0], *zero.shape[1:]), zero.dtype)
-        sums = circle.gather(ops.fori_loop(0, circle.num_blocks, count, sums))
+        blocks = _Blocks(circle.num_blocks, (window, block), bins)
+        sums, kept = blocks.count(make, count, sums)
         # Each list has met the zeros of the padding.
-        sums = sums - zero * ops.cast(circle.padding, zero.dtype)  # (B, C)
+        sums = circle.gather(sums) - zero * ops.cast(circle.padding, zero.dtype)
 
         def gradient(*args, upstream=None):
             (upstream,) = args if upstream is None else (upstream,)
             slopes = circle.lay_out(cells.slopes_of(upstream, bins))
 
-            def add(i, total):
-                start = i * block
-                cell, _ = cells_of_block(i)
-                slope = _rows(slopes, start, window)
+            def add(i, total, cell):
+                slope = _rows(slopes, i * block, window)
                 # ∂/∂s_ij + ∂/∂s_ji, a block of G + Gᵀ
                 pull = cells.look_up(slope, cell, bins)
-                pull = pull + cells.look_up(slope, cell, bins, axis=1)  # (b, W)
-                behind = ops.transpose(pull[:, block:])
-                of_rows = ops.matmul(pull, _rows(images, start, window))
-                of_columns = ops.matmul(behind, _rows(images, start, block))
-                return _add_rows(total, start, [of_rows, of_columns])
+                pull = pull + cells.look_up(slope, cell, bins, axis=1)  # (W, b)
+                seen = _rows(images, i * block, window)
+                of_block = ops.matmul(ops.transpose(pull), seen)
+                of_behind = ops.matmul(pull[block:], seen[:block])
+                return _add_rows(total, i * block, [of_block, of_behind])
 
-            total = ops.fori_loop(0, circle.num_blocks, add, ops.zeros_like(images))
+            total = blocks.add(make, add, ops.zeros_like(images), kept)
             return circle.gather(total)
 
         return cells.cumulative_counts(sums, bins, x.dtype), gradient
@@ -178,56 +178,103 @@ def counts_in_database(
 
     @ops.custom_gradient
     def counts(queries, database):
-        images, columns = _pad_rows(queries, padding), ops.transpose(database)
+        images = _pad_rows(queries, padding)
 
-        def cells_of_block(i):
-            return _block_of_cells(
-                _rows(images, i * block, block),
-                columns,
-                _rows(query_labels, i * block, block),
+        def make(i):
+            return _make_block(
+                database,
                 list_labels,
+                _rows(images, i * block, block),
+                _rows(query_labels, i * block, block),
                 bins,
-            )  # (b, N)
+            )  # (N, b)
 
-        def count(i, sums):
-            of_rows = cells.histogram(*cells_of_block(i), bins)  # (b, C)
-            return _add_rows(sums, i * block, [of_rows])
+        def count(i, sums, cell, entries):
+            of_block = cells.histogram(cell, entries, bins, axis=1)  # (b, C)
+            return _add_rows(sums, i * block, [of_block])
 
         zero = cells.histogram_of_zero(bins, queries.dtype)
         sums = ops.zeros((num_blocks * block, *zero.shape[1:]), zero.dtype)
-        sums = ops.fori_loop(0, num_blocks, count, sums)[:size]  # (Q, C)
+        blocks = _Blocks(num_blocks, (length, block), bins)
+        sums, kept = blocks.count(make, count, sums)  # (T b, C)
 
         def gradient(*args, upstream=None):
             (upstream,) = args if upstream is None else (upstream,)
             slopes = _pad_rows(cells.slopes_of(upstream, bins), padding)
 
-            def add(i, totals):
-                start = i * block
-                cell, _ = cells_of_block(i)
-                pull = cells.look_up(_rows(slopes, start, block), cell, bins)  # (b, N)
-                of_rows = ops.matmul(pull, database)
-                rows = _rows(images, start, block)
-                return (
-                    _add_rows(totals[0], start, [of_rows]),
-                    totals[1] + ops.matmul(ops.transpose(pull), rows),
-                )
+            def add(i, totals, cell):
+                slope = _rows(slopes, i * block, block)
+                pull = cells.look_up(slope, cell, bins, axis=1)  # (N, b)
+                of_block = ops.matmul(ops.transpose(pull), database)
+                of_database = ops.matmul(pull, _rows(images, i * block, block))
+                total, of_others = totals
+                return _add_rows(total, i * block, [of_block]), of_others + of_database
 
             totals = ops.zeros_like(images), ops.zeros_like(database)
-            totals = ops.fori_loop(0, num_blocks, add, totals)
-            return totals[0][:size], totals[1]
+            of_queries, of_database = blocks.add(make, add, totals, kept)
+            return of_queries[:size], of_database
 
+        sums = sums[:size]
         return cells.cumulative_counts(sums, bins, queries.dtype), gradient
 
     return counts(queries, database)
 
 
-def _block_of_cells(rows, columns, row_labels, column_labels, bins, left_out=None):
-    similarity = ops.matmul(rows, columns)
-    relevance = ops.equal(row_labels[:, None], column_labels[None, :])
-    cell, share = cells.cells_of(similarity, relevance, bins)
+class _Blocks(NamedTuple):
+    """Blocks of cells, the first of which are kept from one pass to the other."""
+
+    num_blocks: Any
+    shape: Any
+    bins: Any
+
+    @property
+    def num_kept(self):
+        """At least one, as it is at hand."""
+        in_memory = MAX_KEPT // (self.shape[0] * self.shape[1])
+        if isinstance(in_memory, int) and isinstance(self.num_blocks, int):
+            return max(1, min(in_memory, self.num_blocks))
+        return ops.clip(in_memory, 1, self.num_blocks)
+
+    def count(self, make, count, sums):
+        """Make and count all blocks; return the sums and the cells that are kept."""
+        dtype = "uint8" if self.bins.num_cells <= 256 else "int32"
+
+        def count_and_keep(i, state):
+            sums, kept = state
+            cell, entries = make(i)
+            row = ops.expand_dims(ops.cast(cell, dtype), 0)
+            return count(i, sums, cell, entries), ops.slice_update(kept, (i, 0, 0), row)
+
+        def count_only(i, sums):
+            return count(i, sums, *make(i))
+
+        kept = ops.zeros((self.num_kept, *self.shape), dtype)
+        sums, kept = ops.fori_loop(0, self.num_kept, count_and_keep, (sums, kept))
+        return ops.fori_loop(self.num_kept, self.num_blocks, count_only, sums), kept
+
+    def add(self, make, add, totals, kept):
+        """Add what each block adds to the gradients; make those that are not kept."""
+
+        def add_kept(i, totals):
+            cell = ops.slice(kept, (i, 0, 0), (1, *self.shape))[0]
+            return add(i, totals, ops.cast(cell, "int32"))
+
+        def add_made(i, totals):
+            return add(i, totals, make(i)[0])
+
+        totals = ops.fori_loop(0, self.num_kept, add_kept, totals)
+        return ops.fori_loop(self.num_kept, self.num_blocks, add_made, totals)
+
+
+def _make_block(images, list_labels, queries, query_labels, bins, left_out=None):
+    """The cell of each image in the list of each query, and its entry: `(N, Q)`."""
+    # The smaller matrix is transposed, and scaled in the place of the product.
+    scaled = ops.matmul(images, ops.transpose(queries) * bins.density)
+    relevance = ops.equal(list_labels[:, None], query_labels[None, :])
+    cell, share = cells.cells_of_scaled(scaled, relevance, bins)
     if left_out is not None:
         cell = ops.where(left_out, bins.left_out, cell)
-    return cell, share
+    return cell, cells.entries_of(share)
 
 
 def _choose_rows(columns):

@@ -73,7 +73,12 @@ class Bins(NamedTuple):
 
 def cells_of(similarity, relevance, bins):
     """Return the cell of each similarity (int32) and its share, both `(Q, N)`."""
-    position = (bins.high * bins.density + 1.0) - similarity * bins.density
+    return cells_of_scaled(similarity * bins.density, relevance, bins)
+
+
+def cells_of_scaled(scaled, relevance, bins):
+    """`cells_of` similarities that have been multiplied by `bins.density`."""
+    position = (bins.high * bins.density + 1.0) - scaled
     upper = ops.floor(position)
     # Clipped as an integer: there a NaN is one, too.
     interval = ops.clip(ops.cast(upper, "int32"), 0, bins.num_bins)
@@ -81,14 +86,13 @@ def cells_of(similarity, relevance, bins):
     return cell, position - upper
 
 
-def histogram(cell, share, bins, axis=0):
-    """Return the sums of counts and shares in the cells of each list, `(lists, C, …)`.
+def histogram(cell, entries, bins, axis=0):
+    """Return the sums of entries in the cells of each list, `(lists, C, …)`.
 
-    The lists are the rows of `cell` if `axis` is 0 and its columns if it is 1. What the
-    numbers are is private to `entries_of` and `cumulative_counts`; they can be added.
+    The lists are the rows of `cell` if `axis` is 0 and its columns if it is 1. The
+    numbers can be added, whatever they are: `cumulative_counts` reads them.
     """
     num_lists, length = ops.shape(cell)[axis], ops.shape(cell)[1 - axis]
-    entries = entries_of(share)
     in_groups = len(entries.shape) == 3
     num_groups = (length - 1) // GROUP_SIZE + 1 if in_groups else 1
     list_id = ops.expand_dims(ops.arange(num_lists, dtype="int32"), 1 - axis)
@@ -110,7 +114,8 @@ def histogram(cell, share, bins, axis=0):
 def histogram_of_zero(bins, dtype):
     """`histogram` of a list with one negative, of similarity 0: `(1, C, …)`."""
     zero = ops.zeros((1, 1), dtype=dtype)
-    return histogram(*cells_of(zero, zero > 0, bins), bins)
+    cell, share = cells_of(zero, zero > 0, bins)
+    return histogram(cell, entries_of(share), bins)
 
 
 def entries_of(share):
