@@ -146,8 +146,8 @@ def ap_loss(
     or of a catalogue; gradients flow to both, unless one of them is a constant.
 
     The similarities are never held all at once: memory grows with `block_size * N`
-    (and at most 64 MiB), time with `Q * N * D`. The gradient is closed-form; there is
-    no second derivative.
+    beside a fixed 64 MiB (with up to 126 bins), time with `Q * N * D`. The gradient is
+    closed-form; there is no second derivative.
 
     Args:
         query_embeddings: float tensor `(Q, D)`, rows of unit length. 16-bit floats are

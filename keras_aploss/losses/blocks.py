@@ -2,8 +2,8 @@ r"""Cumulative soft histograms of long lists, block by block; never all similari
 
 The similarities of a block of queries are made, counted in cells and forgotten. The
 gradient puts the slope of its cell in the place of each, and multiplies these by the
-embeddings. Their cells are kept from one pass to the other, in a byte each, for as many
-blocks as a fixed amount of memory holds; those of the other blocks are made again.
+embeddings. The cells of the first blocks are kept from one pass to the other, as many
+as a fixed amount of memory holds; those of the other blocks are made again.
 
 Where a batch ranks itself, ``s_ij = s_ji``: each similarity is made once and counted in
 two lists. The images stand in a circle of an odd number ``T = 2 h + 1`` of blocks, and
@@ -32,10 +32,11 @@ from keras import ops
 
 from keras_aploss.losses import cells
 
-# Similarities of a block. Each takes about 25 bytes under XLA and 200 without, where
-# every operation has arrays of its own.
+# Similarities of a block. Each takes tens of bytes under XLA and up to 200 without,
+# where every operation has arrays of its own.
 MAX_PAIRS = 2**22
-# Cells kept for the gradient: all those of a batch of 10,000 images.
+# Cells kept for the gradient, a byte each for up to 126 bins and else four: all those
+# of a batch of 10,000 images.
 MAX_KEPT = 2**26
 # Longer blocks do not multiply faster, and shorter ones save more by symmetry.
 MAX_ROWS = 768
