@@ -1,4 +1,4 @@
-"""Values and gradients on the backend that Keras runs on."""
+"""Embeddings, values and gradients on the backend that Keras runs on."""
 
 import keras
 import numpy as np
@@ -17,6 +17,18 @@ MANY = 40 if BACKEND == "tensorflow" else 6
 # Whether a loss that is run at once can look at the values of its input.
 READS_VALUES = BACKEND != "torch"
 TOLERANCE = 1e-9 if WIDEST == "float64" else 1e-5
+
+
+def unit(rng, *shape):
+    """Random vectors of unit length."""
+    vectors = rng.normal(size=shape)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors.astype(WIDEST)
+
+
+def normalize(x):
+    """Gradients go through this: the similarity of an image to itself is at a kink."""
+    return x / keras.ops.norm(x, axis=1, keepdims=True)
 
 
 def run(function, *arrays, mode=MODES[0]):

@@ -1,7 +1,5 @@
 """The quantized AP and its loss against golden files, oracles and properties."""
 
-import pathlib
-
 import keras
 import numpy as np
 import pytest
@@ -12,39 +10,18 @@ from gradients import (
     READS_VALUES,
     TOLERANCE,
     WIDEST,
+    normalize,
     run,
+    unit,
     value_and_gradients,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from published import CASES, golden, golden_bins
 from sklearn.metrics import average_precision_score
 
 from keras_aploss import APLoss, ap_loss, quantized_average_precision
-
-GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "ap_loss.npz")
-CASES = [str(case) for case in GOLDEN["cases"]]
-
-
-def golden(case, key):
-    return GOLDEN[f"{case}/{key}"]
-
-
-def golden_bins(case):
-    return {
-        "num_bins": int(golden(case, "num_bins")),
-        "similarity_range": tuple(golden(case, "range")),
-    }
-
-
-def unit(rng, *shape):
-    vectors = rng.normal(size=shape)
-    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors.astype(WIDEST)
-
-
-def normalize(x):
-    return x / keras.ops.norm(x, axis=1, keepdims=True)
 
 
 def plain_quantized_ap(similarity, relevance, num_bins=20, limits=(-1.0, 1.0)):

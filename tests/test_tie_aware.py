@@ -1,30 +1,15 @@
 """The tie-aware AP against golden files, the published formula and bounds."""
 
-import pathlib
-
 import keras
 import numpy as np
 import pytest
-from gradients import MANY, MODES, WIDEST, run, value_and_gradients
+from gradients import MANY, MODES, WIDEST, normalize, run, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import CASES, golden, golden_bins
 
 from keras_aploss import TieAwareAPLoss, tie_aware_ap_loss
 from keras_aploss.losses.tie_aware import tie_aware_average_precision_of
-
-GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "ap_loss.npz")
-CASES = [str(case) for case in GOLDEN["cases"]]
-
-
-def golden(case, key):
-    return GOLDEN[f"{case}/{key}"]
-
-
-def golden_bins(case):
-    return {
-        "num_bins": int(golden(case, "num_bins")),
-        "similarity_range": tuple(golden(case, "range")),
-    }
 
 
 def soft_histograms(case):
@@ -67,7 +52,7 @@ def test_simplified_values_and_gradients_of_the_published_code(case, mode):
     )
     loss = TieAwareAPLoss(simplified=True, dtype=WIDEST, **golden_bins(case))
     _, (gradient,) = value_and_gradients(
-        lambda x: loss(labels, x / keras.ops.norm(x, axis=1, keepdims=True)),
+        lambda x: loss(labels, normalize(x)),
         golden(case, "unnormalized").astype(WIDEST),
         mode=mode,
     )
