@@ -66,6 +66,7 @@ from keras_aploss.runs import (
     write_evaluation,
 )
 from keras_aploss.samplers import ClassBalancedSampler
+from keras_aploss.training import MultistageTrainer, embed_in_chunks
 
 __version__ = "0.1.0"
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "GeneralizedMeanPooling2D",
     "ImageFiles",
     "ImageSet",
+    "MultistageTrainer",
     "PCAWhitening",
     "Ranking",
     "RetrievalEvaluation",
@@ -97,6 +99,7 @@ __all__ = [
     "draw_rankings",
     "draw_sprite",
     "embed",
+    "embed_in_chunks",
     "evaluate_embeddings",
     "evaluate_leave_one_out",
     "evaluate_query_database",

@@ -18,12 +18,13 @@ STATIONS = {
     **dict.fromkeys(["losses", "layers", "samplers", "evaluation", "pictures"], ""),
     **{"data": "", "models": "layers", "export": "data", "datasets.landmarks": ""},
     "datasets": "data datasets.landmarks",
+    "training": "",
     "callbacks": "evaluation pictures",
 }
 EVERYTHING = " ".join(STATIONS)
 STATIONS |= {"": f"{EVERYTHING} runs", "runs": EVERYTHING, "__main__": "cli"}
 STATIONS |= {"cli": f"{EVERYTHING} runs __version__", "__version__": ""}
-WITH_TENSORFLOW = ("data", "export", "callbacks", "runs", "cli")
+WITH_TENSORFLOW = ("data", "export", "callbacks", "training", "runs", "cli")
 VAGUE = {"utils", "common", "helpers", "base", "config", "types", "constants"}
 # Lists of checks and of settings, easier to read in one piece.
 LONG_FUNCTIONS = {("samplers", "__init__")}

@@ -1,0 +1,122 @@
+"""A batch in chunks: their sizes, what belongs to which, loops over them, gradients.
+
+Dimension key: ``B`` batch, ``n`` chunks, ``q = ⌊B / n⌋`` images of a chunk, one more in
+the first ``B - q n`` chunks.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops, tree
+
+
+class Chunks(NamedTuple):
+    """`size` images in `num` chunks, the first of which may be long by one image.
+
+    Sizes are integers where they are known, else tensors. Then all loops are traced for
+    both lengths of a chunk, and one of them may run zero times.
+    """
+
+    size: Any
+    num: Any
+
+    @classmethod
+    def of(cls, x, num_chunks):
+        size = ops.shape(tree.flatten(x)[0])[0]
+        least = min if isinstance(size, int) else ops.minimum
+        return cls(size, least(num_chunks, size))
+
+    @property
+    def short(self):
+        return self.size // self.num
+
+    @property
+    def num_long(self):
+        return self.size % self.num
+
+    @property
+    def are_even(self):
+        """Whether it is known that no chunk is longer than others."""
+        return isinstance(self.num_long, int) and self.num_long == 0
+
+    def share(self, is_long, dtype):
+        """The part of the batch that a chunk is."""
+        return ops.cast(self.short + is_long, dtype) / ops.cast(self.size, dtype)
+
+    def take(self, x, c, is_long):
+        """The images `c`, `c + n`, `c + 2n`... of each tensor in `x`."""
+        return tree.map_structure(lambda part: self._take(part, c, is_long), x)
+
+    def _take(self, x, c, is_long):
+        rest = ops.shape(x)[1:]
+        even = x if self.are_even else x[: self.short * self.num]
+        even = ops.reshape(even, (self.short, self.num, *rest))
+        zeros = (0,) * len(rest)
+        chunk = ops.slice(even, (0, c, *zeros), (self.short, 1, *rest))
+        chunk = ops.reshape(chunk, (self.short, *rest))
+        if not is_long:
+            return chunk
+        last = ops.slice(x, (self.short * self.num + c, *zeros), (1, *rest))
+        return ops.concatenate([chunk, last])
+
+    def buffer(self, output):
+        """Place for all outputs: that of image `k` of chunk `c` is at `[k, c]`."""
+        rows = self.short if self.are_even else self.short + 1
+        return ops.zeros((rows, self.num, *output.shape[1:]), output.dtype)
+
+    def put(self, buffer, outputs, c):
+        zeros = (0,) * len(outputs.shape[1:])
+        return ops.slice_update(buffer, (0, c, *zeros), ops.expand_dims(outputs, 1))
+
+    def join(self, buffer):
+        return ops.reshape(buffer, (-1, *buffer.shape[2:]))[: self.size]
+
+    def run(self, body, carry):
+        """Run `body(c, is_long, carry)` for all chunks, strictly one after another."""
+        if not self.are_even:
+            carry = loop(0, self.num_long, lambda c, all: body(c, True, all), carry)
+        return loop(self.num_long, self.num, lambda c, all: body(c, False, all), carry)
+
+
+def loop(start, stop, body, carry):
+    """`fori_loop`, of which TensorFlow would run up to ten rounds at once."""
+    if keras.backend.backend() == "jax":
+        return ops.fori_loop(start, stop, body, carry)
+    import tensorflow as tf
+
+    flat = [ops.convert_to_tensor(value) for value in tree.flatten(carry)]
+
+    def step(i, *flat_carry):
+        after = tree.flatten(body(i, tree.pack_sequence_as(carry, flat_carry)))
+        for old, new in zip(flat_carry, after, strict=True):
+            new.set_shape(old.shape)  # which slices of unknown size forget
+        return i + 1, *after
+
+    loop = tf.while_loop(
+        lambda i, *_: i < stop,
+        step,
+        (tf.convert_to_tensor(start, "int32"), *flat),
+        parallel_iterations=1,
+    )
+    return tree.pack_sequence_as(carry, loop[1:])
+
+
+def pull_back(function, weights, upstream):
+    """Gradient of `function(weights)[:2]` to each of the weights, and the state."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def outputs(weights):
+            *values, state = function(weights)
+            return tuple(values), state
+
+        _, pull, state = jax.vjp(outputs, weights, has_aux=True)
+        return pull(upstream)[0], state
+    import tensorflow as tf
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(weights)
+        *values, state = function(weights)
+    zero = tf.UnconnectedGradients.ZERO
+    gradients = tape.gradient(values, weights, upstream, unconnected_gradients=zero)
+    return [tf.convert_to_tensor(gradient) for gradient in gradients], state

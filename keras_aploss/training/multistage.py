@@ -1,0 +1,185 @@
+r"""Multistage backpropagation: batches whose activations do not fit in memory.
+
+A listwise loss needs all embeddings of a batch at once, but its gradient with respect
+to the weights is a sum over images: `∂L/∂w = Σ_i ∂L/∂e_i · ∂e_i/∂w`. So a batch of
+any size is trained in three stages (Revaud et al. 2019, section 3.2):
+
+1. embed it chunk by chunk, and keep the embeddings only;
+2. compute the loss of all embeddings and its gradient `∂L/∂e`;
+3. embed each chunk again, this time with its activations, and add up
+   `∂L/∂e_i · ∂e_i/∂w`.
+
+Two forward passes and one backward pass instead of one each: 4/3 of the time, in the
+memory of one chunk. Here stages 1 and 3 are the value and the gradient of one function,
+and Keras does the rest of a training step as it does for any model.
+
+The gradient is exact only if both passes see the same network. So each chunk begins
+stage 3 with the state in which it began stage 1: its dropout masks and augmentations
+are the same.
+
+Dimension key: ``B`` batch, ``n`` chunks, ``D`` units of an embedding.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from keras_aploss.training.chunks import Chunks, pull_back
+from keras_aploss.training.reading import ChunkReader
+
+
+def embed_in_chunks(
+    encoder: keras.Model,
+    x: Any,
+    num_chunks: int,
+    *,
+    training: bool = True,
+    reader: ChunkReader | None = None,
+) -> tuple[Any, Any, list]:
+    """Embed a batch chunk by chunk, such that its gradient needs one chunk's memory.
+
+    Chunk `c` holds images `c`, `c + n`, `c + 2n`...: in a batch that is sorted by
+    class, each chunk sees nearly all classes, and of a batch that is divided over
+    devices, each chunk takes the same share of each device.
+
+    The *state* of the encoder is what its non-trainable variables hold. Integers (seeds
+    of dropout) are handed from chunk to chunk. Floats (moving averages of batch
+    normalization) have the same value at the start of each chunk, and at the end the
+    mean of what the chunks, weighed by their sizes, made of it: one update per batch.
+
+    Args:
+        encoder: a built model with one output. Only its trainable variables get a
+            gradient, not `x`.
+        x: images `(B, ...)`, or another input of the encoder; or references, of which
+            `reader` makes it.
+        num_chunks: `n`; more than `B` count as `B`.
+        training: whether the encoder is called as in training.
+        reader: what reads the images of a chunk; None: `x` holds them.
+
+    Returns:
+        Embeddings `(B, ...)`; the mean over the chunks, weighed by their sizes, of what
+        `add_loss` collected in them, a scalar; new values of the encoder's
+        `non_trainable_variables`, which the caller may assign.
+
+    Example:
+    >>> import keras
+    >>> from keras_aploss import embed_in_chunks
+    >>> encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> embeddings, loss, state = embed_in_chunks(encoder, keras.ops.ones((5, 3)), 2)
+    >>> embeddings.shape == (5, 2), float(loss), len(state)
+    (True, 0.0, 0)
+    """
+    chunks = Chunks.of(x, num_chunks)
+    weights = [ops.convert_to_tensor(v.value) for v in encoder.trainable_variables]
+    variables = encoder.non_trainable_variables
+    state = [ops.convert_to_tensor(variable.value) for variable in variables]
+    output = _output_spec(encoder, x if reader is None else reader.spec)
+    dtype = "float64" if output.dtype == "float64" else "float32"
+
+    def images_of(c, is_long, pass_number):
+        if reader is None:
+            return chunks.take(x, c, is_long)
+        return reader.read(x, chunks, c, is_long, pass_number)
+
+    def encode(images, weights, state):
+        return _encode(encoder, images, weights, state, training, dtype)
+
+    @ops.custom_gradient
+    def embed(*weights):
+        def gradient(*args, upstream=None):
+            slopes = args if upstream is None else upstream
+            # JAX hands over all slopes as one argument, TensorFlow each.
+            slopes = slopes[0] if isinstance(slopes[0], tuple | list) else slopes
+            return tuple(
+                _second_pass(encode, images_of, chunks, weights, state, slopes[:2])
+            )
+
+        carry = chunks.buffer(output), ops.zeros((), dtype)
+        return _first_pass(encode, images_of, chunks, weights, state, carry), gradient
+
+    embeddings, loss, *state = embed(*weights)
+    return embeddings, loss, state
+
+
+def _first_pass(encode, images_of, chunks, weights, state, carry):
+    """Embeddings `(B, ...)`, mean of the added losses, and the state afterwards."""
+
+    def add(c, is_long, carry):
+        buffer, loss, changes = carry
+        now = [
+            old if _is_float(old) else new
+            for old, new in zip(state, changes, strict=True)
+        ]
+        embeddings, added, after = encode(images_of(c, is_long, 1), weights, now)
+        changes = [
+            change + chunks.share(is_long, old.dtype) * (new - old)
+            if _is_float(old)
+            else new
+            for change, new, old in zip(changes, after, state, strict=True)
+        ]
+        loss = loss + chunks.share(is_long, loss.dtype) * added
+        return chunks.put(buffer, embeddings, c), loss, changes
+
+    # Of floats the change is summed: what does not change does not even get rounded.
+    changes = [ops.zeros_like(old) if _is_float(old) else old for old in state]
+    buffer, loss, changes = chunks.run(add, (*carry, changes))
+    after = [
+        old + change if _is_float(old) else change
+        for old, change in zip(state, changes, strict=True)
+    ]
+    return chunks.join(buffer), loss, *after
+
+
+def _second_pass(encode, images_of, chunks, weights, state, slopes):
+    """The gradient of each of the weights."""
+    slope, slope_of_loss = slopes
+
+    def add(c, is_long, carry):
+        gradients, now = carry
+        images = images_of(c, is_long, 2)
+        share = chunks.share(is_long, slope_of_loss.dtype)
+        pulled, after = pull_back(
+            lambda weights: encode(images, weights, now),
+            weights,
+            (chunks.take(slope, c, is_long), share * slope_of_loss),
+        )
+        gradients = [a + b for a, b in zip(gradients, pulled, strict=True)]
+        now = [
+            old if _is_float(old) else new
+            for old, new in zip(state, after, strict=True)
+        ]
+        return gradients, now
+
+    return chunks.run(add, ([ops.zeros_like(w) for w in weights], state))[0]
+
+
+def _encode(encoder, images, weights, state, training, dtype):
+    """Embeddings, sum of the added losses and new state; nothing is assigned."""
+    variables = [*encoder.trainable_variables, *encoder.non_trainable_variables]
+    mapping = zip(variables, [*weights, *state], strict=True)
+    with keras.StatelessScope(mapping, collect_losses=True) as scope:
+        embeddings = encoder(images, training=training)
+    losses = [ops.sum(ops.cast(loss, dtype)) for loss in scope.losses]
+    after = [scope.get_current_value(v) for v in encoder.non_trainable_variables]
+    return embeddings, sum(losses, ops.zeros((), dtype)), after
+
+
+def _output_spec(encoder, x):
+    """Shape and dtype of the embeddings."""
+    spec = encoder.compute_output_spec(
+        tree.map_structure(
+            lambda part: keras.KerasTensor((None, *part.shape[1:]), part.dtype), x
+        )
+    )
+    if not isinstance(spec, keras.KerasTensor):
+        raise ValueError(
+            "Expected an encoder with one output. Received: "
+            f"{len(tree.flatten(spec))} outputs of {encoder.name!r}. Wrap the one that "
+            "the loss takes: `keras.Model(model.inputs, model.outputs[0])`."
+        )
+    return spec
+
+
+def _is_float(value):
+    return "float" in keras.backend.standardize_dtype(value.dtype)

@@ -1,0 +1,202 @@
+"""A `keras.Model` that trains another one by multistage backpropagation.
+
+Dimension key: ``B`` batch, ``q`` images of a chunk, ``H, W`` height and width.
+"""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_aploss.training.multistage import embed_in_chunks
+from keras_aploss.training.reading import ChunkReader
+
+# Without activations to keep, smaller chunks save no memory worth their time.
+INFERENCE_IMAGES = 32
+BACKENDS = ("tensorflow", "jax")
+
+
+@keras.saving.register_keras_serializable(package="keras_aploss")
+class MultistageTrainer(keras.Model):
+    """Train an encoder on batches of any size, in the memory of one chunk of them.
+
+    It wraps a plain model and is compiled and fitted as that model would be, with any
+    loss on embeddings, metrics, callbacks, `sample_weight`, gradient clipping, weight
+    decay, regularizers, mixed precision, `jit_compile`... The gradient is that of the
+    whole batch, not an approximation: the weights are those of training at once, up to
+    rounding. The encoder knows nothing of it: save, export and serve `trainer.encoder`.
+
+    What depends on the chunks:
+
+    * Dropout and random augmentation inside the encoder draw other masks for each
+      chunk, and the same ones in both passes over a chunk.
+    * Batch normalization that is trained takes the statistics of each chunk, in both
+      passes; its moving averages move once per step, to the mean over the chunks. So
+      chunks should hold 16 images or more. (It is frozen in pretrained backbones.)
+    * Losses of `add_loss` and `activity_regularizer` are averaged over the chunks.
+
+    Time: two forward passes and one backward, 4/3 of training at once.
+
+    Images need not exist all at once either: with `load`, what `fit` is given are
+    *references* to images (paths, numbers), and each chunk is read when its turn
+    comes, in both passes, while the chunk before is computed.
+
+    Args:
+        encoder: a built model with one input and one output, one row per image.
+        num_chunks: number of chunks of a training batch. The memory that a step takes
+            shrinks with it; time hardly depends on it while chunks are long enough to
+            keep the processor busy.
+        load: function from references `(q, ...)` to uint8 or float images `(q, H, W,
+            3)`, both NumPy arrays, such as `ClassBalancedSampler.load`. It must give
+            the same images both times. None: `x` are the images.
+        image_shape: with `load`, the shape `(H, W, 3)` of an image.
+        image_dtype: with `load`, its dtype.
+        name: name of the model.
+        **kwargs: as for `keras.Model`.
+
+    Call arguments: as for the encoder, or references. Called in inference, it embeds
+    chunks of at least 32 images.
+
+    Raises:
+        ValueError: at construction, if Keras runs on PyTorch, the encoder is not built
+            or the arguments do not fit; in `fit`, if `load` is given
+            and the step is to be compiled by XLA on TensorFlow.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_aploss import APLoss, MultistageTrainer, retrieval_model
+    >>> encoder = retrieval_model(units=8)
+    >>> trainer = MultistageTrainer(encoder, num_chunks=4)
+    >>> trainer.compile(keras.optimizers.Adam(1e-3), APLoss())
+    >>> images = np.random.default_rng(0).uniform(0, 255, (64, 16, 16, 3))
+    >>> history = trainer.fit(images, np.arange(64) // 4, batch_size=64, verbose=0)
+    >>> encoder.predict(images, verbose=0).shape
+    (64, 8)
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        num_chunks: int,
+        *,
+        load: Callable[[np.ndarray], np.ndarray] | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        image_dtype: str = "uint8",
+        name: str = "multistage_trainer",
+        **kwargs,
+    ):
+        _check_arguments(encoder, num_chunks)
+        # The policy lets `compile` scale the loss; casts are left to the encoder.
+        kwargs.setdefault("dtype", encoder.dtype_policy)
+        super().__init__(name=name, autocast=False, **kwargs)
+        self.encoder = encoder
+        self.num_chunks = int(num_chunks)
+        self.image_shape = image_shape and tuple(image_shape)
+        self.image_dtype = image_dtype
+        self.supports_jit = encoder.supports_jit
+        self._reader = None
+        self.load = load
+
+    @property
+    def load(self):
+        """The function from references to images, or None. It is not saved."""
+        return self._reader and self._reader.load
+
+    @load.setter
+    def load(self, load):
+        _check_load(load, self.image_shape)
+        if load is not None:
+            self._reader = ChunkReader(load, self.image_shape, self.image_dtype)
+            # XLA cannot call Python from the graphs of TensorFlow.
+            self.supports_jit = keras.backend.backend() == "jax"
+        else:
+            self._reader = None
+
+    def build(self, input_shape):
+        """Nothing to build: the encoder is."""
+
+    def call(self, inputs, training=False):
+        reader = self._reader if self._are_references(inputs) else None
+        if reader is not None:
+            self._check_jit()
+        num_chunks = self.num_chunks
+        if not training:
+            size = ops.shape(tree.flatten(inputs)[0])[0]
+            least = min if isinstance(size, int) else ops.minimum
+            num_chunks = least(num_chunks, 1 + (size - 1) // INFERENCE_IMAGES)
+        embeddings, loss, state = embed_in_chunks(
+            self.encoder, inputs, num_chunks, training=training, reader=reader
+        )
+        if training:
+            variables = self.encoder.non_trainable_variables
+            for variable, value in zip(variables, state, strict=True):
+                variable.assign(value)
+            self.add_loss(loss)
+        return embeddings
+
+    def _are_references(self, inputs):
+        if self._reader is None:
+            return False
+        shapes = [part.shape for part in tree.flatten(inputs)]
+        return len(shapes) > 1 or len(shapes[0]) != 1 + len(self.image_shape)
+
+    def _check_jit(self):
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        if on_tensorflow and self._reader is not None and self.jit_compile:
+            raise ValueError(
+                "Expected `jit_compile=False` with `load` on TensorFlow: XLA cannot "
+                "read images in the middle of a step. Received: jit_compile="
+                f"{self.jit_compile}. Compile without it, or set KERAS_BACKEND=jax."
+            )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "num_chunks": self.num_chunks,
+            "image_shape": self.image_shape,
+            "image_dtype": self.image_dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        encoder = keras.saving.deserialize_keras_object(config.pop("encoder"))
+        return cls(encoder, **config)
+
+
+def _check_arguments(encoder, num_chunks):
+    backend = keras.backend.backend()
+    if backend not in BACKENDS:
+        raise ValueError(
+            "Expected Keras on TensorFlow or JAX. Received: "
+            f"keras.backend.backend()={backend!r}. Set the environment variable "
+            "KERAS_BACKEND, or train on batches that fit into memory with the encoder's"
+            " own `fit`."
+        )
+    if not isinstance(encoder, keras.Model) or not encoder.built:
+        raise ValueError(
+            "Expected `encoder` to be a built keras.Model. Received: "
+            f"encoder={encoder!r}. Call a subclassed model once on a small batch."
+        )
+    if not isinstance(num_chunks, int | np.integer) or num_chunks < 1:
+        raise ValueError(
+            "Expected `num_chunks` to be an integer of at least 1. Received: "
+            f"num_chunks={num_chunks!r}."
+        )
+
+
+def _check_load(load, image_shape):
+    if load is None:
+        return
+    sizes = image_shape or ()
+    if (
+        not callable(load)
+        or not sizes
+        or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes)
+    ):
+        raise ValueError(
+            "Expected `load`, a function, together with the `image_shape` of what it "
+            f"gives, such as (224, 224, 3). Received: load={load!r}, "
+            f"image_shape={image_shape!r}."
+        )
