@@ -8,6 +8,8 @@ Every batch is a function of (seed, epoch, step) and of nothing else: threads,
 processes, restarts and resumed runs all draw the same one.
 """
 
+import concurrent.futures
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 
@@ -46,14 +48,19 @@ class ClassBalancedSampler(keras.utils.PyDataset):
             `numpy.random.Generator` of its own for each (seed, epoch, step, position).
         seed: non-negative integer.
         initial_epoch: number of the first epoch, when a run is resumed.
+        references: yield `(references (P K, 4), labels)`, int32, instead of images. The
+            method `load` makes the images of any of them, `workers` at a time:
+            `MultistageTrainer(..., load=sampler.load)` reads a batch chunk by chunk.
+        share: `(i, n)`: yield part number `i`, from 0, of `n` equal parts of each
+            batch. Where `n` processes train together, each reads its own part only.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of
             `keras.utils.PyDataset`.
 
     Each batch is `(images (P K, H, W, 3), labels (P K,) int64)`, class by class.
 
     Raises:
-        ValueError: if labels are not integers or not one per image, or there are fewer
-            classes than `classes_per_batch`.
+        ValueError: if labels are not integers or not one per image, there are fewer
+            classes than `classes_per_batch`, or `share` does not divide the batch.
 
     Example:
     >>> import numpy as np
@@ -83,6 +90,8 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         augment: Callable | None = None,
         seed: int = 0,
         initial_epoch: int = 0,
+        references: bool = False,
+        share: tuple[int, int] = (0, 1),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -110,13 +119,18 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         self.augment = augment
         self.seed = seed
         self.epoch = initial_epoch
+        self.references = references
         self._begun = False
+        # Which image stood for each reference of the step that `load` is at.
+        self._steps: set[tuple[int, int]] = set()
+        self._chosen: dict[tuple[int, ...], int] = {}
         self.unreadable: list[int] = []
         order = np.argsort(labels, kind="stable")
         order = order[labels[order] >= 0]
         starts = np.searchsorted(labels[order], self.classes)
         self._members = np.split(order, starts[1:])  # image numbers of each class
         batch_size = classes_per_batch * images_per_class
+        self._own = _rows_of_share(share, batch_size)
         self.steps_per_epoch = steps_per_epoch or -(-len(order) // batch_size)
         small = sum(len(members) < images_per_class for members in self._members)
         if small:
@@ -150,23 +164,48 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         self._begun = False
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the images and labels of a batch, a function of (epoch, step)."""
+        """Return the images and labels of a batch, a function of (epoch, step).
+
+        With `references=True` the images are references, with `share` there are those
+        of the share only.
+        """
         indices = self.indices(epoch, step)
-        rngs = [
-            np.random.default_rng([self.seed, 2, epoch, step, position])
-            for position in range(len(indices))
-        ]
-        images = [
-            self._image(index, rng, indices)
-            for index, rng in zip(indices, rngs, strict=True)
-        ]
-        shapes = {image.shape for image in images}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"Expected images of one size in a batch. Received: {sorted(shapes)}. "
-                "Resize them, or give an `augment` that crops to one size."
-            )
-        return np.stack(images), self.labels[indices]
+        positions = np.arange(len(indices))[self._own]
+        references = np.stack(
+            [
+                np.full_like(positions, epoch),
+                np.full_like(positions, step),
+                positions,
+                indices[self._own],
+            ],
+            axis=1,
+        ).astype("int32")  # (P K, 4)
+        labels = self.labels[indices[self._own]]
+        if self.references:
+            return references, labels
+        return _stack(self._image(reference)[1] for reference in references), labels
+
+    def load(self, references: np.ndarray) -> np.ndarray:
+        """Return the images of references `(q, 4)`, the same ones each time.
+
+        Raises:
+            ValueError: if no image of a class can be read; if one cannot be read any
+                more that could be earlier in the same step: the two passes over a batch
+                would see different images.
+        """
+        references = np.asarray(references)
+        steps = {(int(epoch), int(step)) for epoch, step, *_ in references}
+        if steps != self._steps:
+            self._steps, self._chosen = steps, {}
+
+        def read(reference):
+            chosen = self._chosen.get(tuple(reference[:3]))
+            number, image = self._image(reference, chosen)
+            self._chosen[tuple(reference[:3])] = number
+            return image
+
+        with concurrent.futures.ThreadPoolExecutor(self.workers or 1) as threads:
+            return _stack(threads.map(read, references))
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
         """Return the image numbers `(P K,)` of a batch, a function of (epoch, step)."""
@@ -214,25 +253,66 @@ class ClassBalancedSampler(keras.utils.PyDataset):
             return np.resize(shuffled, count)
         return shuffled[hand * count : (hand + 1) * count]
 
-    def _image(self, index, rng, batch):
-        """Read and augment an image, or another of its class that is not drawn."""
-        members = self._members[np.searchsorted(self.classes, self.labels[index])]
-        members = np.roll(members, -int(np.searchsorted(members, index)))
-        drawn = np.isin(members[1:], batch)
-        others = np.concatenate([members[1:][~drawn], members[1:][drawn]])
-        for candidate in [index, *others]:
+    def _image(self, reference, chosen=None):
+        """Read and augment an image, or another of its class that is not drawn.
+
+        Returns its number, and the pixels. With `chosen`, no other image will do.
+        """
+        epoch, step, position, index = (int(number) for number in reference)
+        others = self._others(epoch, step, index) if chosen is None else []
+        for number in itertools.chain([index if chosen is None else chosen], others):
             try:
-                image = np.asarray(self.images[int(candidate)])
+                image = np.asarray(self.images[int(number)])
             except (OSError, ValueError) as error:
-                if int(candidate) not in self.unreadable:
-                    self.unreadable.append(int(candidate))
-                    logger.warning("Image %d left out: %s", candidate, error)
+                reason = error
+                if int(number) not in self.unreadable:
+                    self.unreadable.append(int(number))
+                    logger.warning("Image %d left out: %s", number, error)
             else:
-                return image if self.augment is None else self.augment(image, rng)
+                rng = np.random.default_rng([self.seed, 2, epoch, step, position])
+                return int(number), self.augment(image, rng) if self.augment else image
+        if chosen is not None:
+            raise ValueError(
+                "Expected to read an image again that could be read earlier in the "
+                f"same step. Received: image {chosen}: {reason}. The gradient of this "
+                "step would be wrong. Resume the training from its last checkpoint: "
+                "the image is then replaced from the start."
+            )
         raise ValueError(
             "Expected at least one readable image in each class. Received: class "
-            f"{self.labels[index]}, none of whose {len(members)} images can be read."
+            f"{self.labels[index]}, none of whose images can be read."
         )
+
+    def _others(self, epoch, step, index):
+        """The others of its class, those first that are not in the batch."""
+        batch = self.indices(epoch, step)
+        members = self._members[np.searchsorted(self.classes, self.labels[index])]
+        members = np.roll(members, -int(np.searchsorted(members, index)))[1:]
+        drawn = np.isin(members, batch)
+        yield from [*members[~drawn], *members[drawn]]
+
+
+def _stack(images):
+    images = list(images)
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Expected images of one size in a batch. Received: {sorted(shapes)}. "
+            "Resize them, or give an `augment` that crops to one size."
+        )
+    return np.stack(images)
+
+
+def _rows_of_share(share, batch_size):
+    part, count = share
+    if not 0 <= part < count or batch_size % count:
+        raise ValueError(
+            "Expected `share` to be (i, n), part i from 0 of n equal parts of a batch. "
+            f"Received: share={share!r} for batches of {batch_size} images. Choose "
+            f"`classes_per_batch * images_per_class` to be a multiple of {count}."
+        )
+    size = batch_size // count
+    return slice(part * size, (part + 1) * size)
 
 
 def _check_labels(labels, num_images):
