@@ -19,6 +19,14 @@ FRACTION = "above 0 and below 1", lambda value: 0 < value < 1
 SHARE = "above 0 and at most 1", lambda value: 0 < value <= 1
 POWER = "between 0 and 1", lambda value: 0 <= value <= 1
 NOT_EMPTY = "not empty", bool
+PRECISION = (
+    "'float32', 'mixed_float16' or 'mixed_bfloat16'",
+    ("float32", "mixed_float16", "mixed_bfloat16").__contains__,
+)
+STRATEGY = (
+    "'one_device', 'mirrored' or 'data_parallel'",
+    ("one_device", "mirrored", "data_parallel").__contains__,
+)
 POOLING = "'gem', 'max' or 'average'", ("gem", "max", "average").__contains__
 
 
@@ -87,6 +95,33 @@ class RunSettings:
     )
     classes_per_batch: int = _field(16, "Classes in a batch.", AT_LEAST_2)
     images_per_class: int = _field(8, "Images of each class in a batch.", AT_LEAST_2)
+    batch_size: int = _field(
+        0,
+        "Images in a batch; 0: classes_per_batch times images_per_class. If it is given"
+        " the number of classes follows, and if there are not so many, that of images.",
+        NOT_NEGATIVE,
+    )
+    num_chunks: int = _field(
+        0,
+        "Pieces in which a batch is embedded (multistage backpropagation); 0: as few as"
+        " memory_gib allows.",
+        NOT_NEGATIVE,
+    )
+    memory_gib: float = _field(
+        4.0, "Memory for the activations of a chunk, on each device.", ABOVE_0
+    )
+    precision: str = _field(
+        "float32",
+        "'float32'; 'mixed_float16' (with loss scaling) or 'mixed_bfloat16' compute in "
+        "16 bits, faster on GPUs made for it.",
+        PRECISION,
+    )
+    strategy: str = _field(
+        "one_device",
+        "'one_device'; 'mirrored': all GPUs of this machine, with TensorFlow; "
+        "'data_parallel': all devices of one or more hosts, with KERAS_BACKEND=jax.",
+        STRATEGY,
+    )
     epochs: int = _field(12, "Number of epochs.", AT_LEAST_1)
     steps_per_epoch: int = _field(
         0,

@@ -1,0 +1,103 @@
+"""The devices of a run: one, all of this machine, or those of several hosts.
+
+On several devices the images of a batch are divided over them, and the loss is that of
+the whole batch. With TensorFlow one process drives all devices of a machine. With JAX
+each host runs the same command, reads its own share of every batch, and the first one
+writes the run folder.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+
+class Devices(NamedTuple):
+    """Where a run trains.
+
+    Attributes:
+        process: number of this process; the first, 0, writes the run folder.
+        num_processes: number of processes, one per host.
+        num_devices: number of devices of all processes.
+        names: what the devices are, for people.
+    """
+
+    process: int
+    num_processes: int
+    num_devices: int
+    names: str
+
+
+@contextlib.contextmanager
+def use_devices(strategy: str) -> Iterator[Devices]:
+    """Build and train models on the devices of a strategy, within the context.
+
+    Args:
+        strategy: `RunSettings.strategy`.
+
+    Raises:
+        ValueError: if the backend of Keras cannot do it.
+
+    Example:
+    >>> from keras_aploss.runs.devices import use_devices
+    >>> with use_devices("one_device") as devices:
+    ...     devices.num_devices
+    1
+    """
+    backend = keras.backend.backend()
+    needed = {"mirrored": "tensorflow", "data_parallel": "jax"}.get(strategy, backend)
+    if backend != needed:
+        raise ValueError(
+            f"Expected KERAS_BACKEND={needed} for strategy={strategy!r}. Received: "
+            f"KERAS_BACKEND={backend}. Set it, or take the strategy "
+            f"{'mirrored' if backend == 'tensorflow' else 'data_parallel'!r}."
+        )
+    if strategy == "one_device":
+        yield Devices(0, 1, 1, "one device")
+    elif strategy == "mirrored":
+        _refuse_several_hosts()
+        mirrored = tf.distribute.MirroredStrategy()
+        count = mirrored.num_replicas_in_sync
+        with mirrored.scope():
+            yield Devices(0, 1, count, f"{count} devices of this machine")
+    else:
+        yield from _data_parallel()
+
+
+def _refuse_several_hosts():
+    """`MultiWorkerMirroredStrategy` fails inside `fit` of Keras 3 (keras#20585)."""
+    try:
+        workers = json.loads(os.environ.get("TF_CONFIG") or "{}")["cluster"]["worker"]
+    except (ValueError, KeyError, TypeError):
+        return
+    if len(workers) > 1:
+        raise ValueError(
+            "Expected one host with TensorFlow: Keras 3 does not train under "
+            "MultiWorkerMirroredStrategy. Received: a TF_CONFIG with "
+            f"{len(workers)} workers. For several hosts set KERAS_BACKEND=jax and take "
+            "`--strategy data_parallel`."
+        )
+
+
+def _data_parallel():
+    import jax
+
+    several = int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES") or 1) > 1
+    if several:
+        keras.distribution.initialize()
+    kept = keras.distribution.distribution()
+    devices = keras.distribution.list_devices()
+    # A PyDataset is not divided over the hosts by Keras: the sampler gives a share.
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    )
+    count, hosts = len(devices), jax.process_count()
+    names = f"{count} devices of {hosts} hosts" if several else f"{count} devices"
+    try:
+        yield Devices(jax.process_index(), hosts, count, names)
+    finally:
+        keras.distribution.set_distribution(kept)

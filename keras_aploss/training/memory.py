@@ -1,0 +1,97 @@
+"""How many chunks a batch must be divided into, to fit a given memory.
+
+Dimension key: ``B`` batch, ``n`` chunks, ``H, W`` height and width of the images.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+# Of the bytes of all outputs of layers: gradients of some of them, and buffers of
+# operations, live beside them. Measured in benchmarks/bench_multistage.py.
+OVERHEAD = 1.3
+
+
+def activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
+    """Bytes of the outputs of all layers, for one image.
+
+    These are what a step of training keeps for its backward pass, roughly: a layer may
+    keep more or nothing at all.
+
+    Args:
+        model: a functional model with one input.
+        image_shape: `(H, W, 3)`.
+
+    Example:
+    >>> import keras
+    >>> from keras_aploss import activation_bytes
+    >>> layers = [keras.layers.Conv2D(5, 1), keras.layers.GlobalMaxPooling2D()]
+    >>> model = keras.Sequential([keras.Input((None, None, 3)), *layers])
+    >>> activation_bytes(model, (8, 8, 3)) == 8 * 8 * 5 * 4 + 5 * 4
+    True
+    """
+    total = 0
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal total
+        outputs = layer(*args, **kwargs)
+        if isinstance(layer, keras.Model):
+            total += activation_bytes(layer, tuple(args[0].shape[1:]))
+        else:
+            total += sum(_bytes_of(output) for output in tree.flatten(outputs))
+        return outputs
+
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs)
+    # The copy is called on images of that size, and forgotten.
+    images = keras.Input(image_shape, dtype=model.inputs[0].dtype)
+    keras.models.clone_model(model, input_tensors=images, call_function=call)
+    return total
+
+
+def _bytes_of(output):
+    sizes = [size or 1 for size in output.shape[1:]]
+    return math.prod(sizes) * np.dtype(_known(output.dtype)).itemsize
+
+
+def _known(dtype):
+    return "float16" if dtype == "bfloat16" else dtype
+
+
+def choose_num_chunks(
+    encoder: keras.Model,
+    image_shape: tuple[int, ...],
+    batch_size: int,
+    memory_gib: float,
+    *,
+    num_devices: int = 1,
+) -> int:
+    """The least number of chunks whose activations fit the memory of a device.
+
+    Args:
+        encoder: a functional model with one input.
+        image_shape: `(H, W, 3)`.
+        batch_size: images of a batch, `B`, on all devices together.
+        memory_gib: memory for activations on each device.
+        num_devices: number of devices that a batch is divided over.
+
+    Returns:
+        `n`, which divides the batch evenly if there is such a number below twice the
+        least.
+
+    Example:
+    >>> from keras_aploss import choose_num_chunks, retrieval_model
+    >>> choose_num_chunks(retrieval_model(units=8), (64, 64, 3), 4096, memory_gib=1.0)
+    16
+    """
+    needed = OVERHEAD * activation_bytes(encoder, image_shape)
+    fitting = max(1, int(memory_gib * 2**30 / needed))
+    share = -(-batch_size // num_devices)
+    least = -(-share // fitting)
+    for num_chunks in range(least, min(2 * least, share) + 1):
+        if batch_size % (num_chunks * num_devices) == 0:
+            return num_chunks
+    return least
