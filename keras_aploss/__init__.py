@@ -66,7 +66,12 @@ from keras_aploss.runs import (
     write_evaluation,
 )
 from keras_aploss.samplers import ClassBalancedSampler
-from keras_aploss.training import MultistageTrainer, embed_in_chunks
+from keras_aploss.training import (
+    MultistageTrainer,
+    activation_bytes,
+    choose_num_chunks,
+    embed_in_chunks,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -88,8 +93,10 @@ __all__ = [
     "SkippedImage",
     "Snapshot",
     "TieAwareAPLoss",
+    "activation_bytes",
     "ap_loss",
     "average_precision",
+    "choose_num_chunks",
     "choose_queries",
     "decode_batch",
     "decode_image",

@@ -150,6 +150,84 @@ def test_a_batch_is_a_database_of_itself(mode):
 
 
 @settings(deadline=None, max_examples=MANY)
+@given(
+    labels=st.lists(st.integers(-2, 4), min_size=1, max_size=17),
+    sizes=st.tuples(st.integers(0, 17), st.integers(0, 17)),
+    block_size=st.integers(1, 20),
+)
+def test_queries_in_the_database_are_left_out_as_in_a_batch(labels, sizes, block_size):
+    labels = np.array(labels, "int32")
+    x = unit(np.random.default_rng(0), len(labels), 3)
+    first = min(sizes[0], len(labels) - 1)
+    part = slice(first, first + max(1, sizes[1]))
+    expected = run(
+        lambda x, labels: blocks.counts_in_batch(x, labels, BINS, exclude_self=True),
+        x,
+        labels,
+    )
+    result = run(
+        lambda *tensors: blocks.counts_in_database(
+            *tensors, BINS, first=first, block_size=block_size
+        ),
+        x[part],
+        labels[part],
+        x,
+        labels,
+    )
+    np.testing.assert_allclose(result, expected[part], atol=10 * TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_of_parts_that_are_left_out_add_up_to_that_of_the_batch(mode):
+    rng = np.random.default_rng(8)
+    x, labels = unit(rng, 30, 6), rng.integers(-1, 6, 30)
+    upstream = rng.normal(size=(30, 2, BINS.num_bins)).astype(WIDEST)
+
+    def of_batch(x):
+        counts = blocks.counts_in_batch(normalize(x), labels, BINS, exclude_self=True)
+        return keras.ops.sum(counts * keras.ops.convert_to_tensor(upstream))
+
+    def of_parts(x):
+        x, total = normalize(x), 0.0
+        for first, end in (0, 13), (13, 14), (14, 30):
+            counts = blocks.counts_in_database(
+                x[first:end],
+                labels[first:end],
+                x,
+                labels,
+                BINS,
+                first=first,
+                block_size=7,
+            )
+            share = keras.ops.convert_to_tensor(upstream[first:end])
+            total = total + keras.ops.sum(counts * share)
+        return total
+
+    value, (gradient,) = value_and_gradients(of_batch, x, mode=mode)
+    same_value, (same_gradient,) = value_and_gradients(of_parts, x, mode=mode)
+    assert np.abs(gradient).max() > 0.1
+    assert same_value == pytest.approx(value, rel=100 * TOLERANCE)
+    np.testing.assert_allclose(same_gradient, gradient, atol=100 * TOLERANCE)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("mode", MODES)
+def test_no_query_has_no_counts_and_no_gradient(mode):
+    x, labels = unit(np.random.default_rng(9), 5, 3), np.arange(5)
+
+    def loss(queries, database):
+        counts = blocks.counts_in_database(
+            queries, labels[:0], database, labels, BINS, first=5
+        )
+        assert counts.shape == (0, 2, BINS.num_bins)
+        return keras.ops.sum(counts)
+
+    value, gradients = value_and_gradients(loss, x[:0], x, mode=mode)
+    assert value == 0
+    np.testing.assert_array_equal(gradients[1], 0 * x)
+
+
+@settings(deadline=None, max_examples=MANY)
 @given(seed=st.integers(0, 999), block_size=st.integers(1, 12))
 def test_an_order_of_the_batch_is_an_order_of_values_and_gradients(seed, block_size):
     rng = np.random.default_rng(seed)
@@ -257,36 +335,6 @@ def test_trains_in_fit_with_a_rest_of_another_size(arguments):
         x, labels, batch_size=36, epochs=12, shuffle=False, verbose=0
     ).history["loss"]
     assert history[-1] < 0.8 * history[0]
-
-
-MIRRORED = """
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-device = tf.config.LogicalDeviceConfiguration()
-tf.config.set_logical_device_configuration(cpu, [device, device])
-import keras
-from keras_aploss import APLoss
-x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
-labels = np.arange(32) % 16 // 4  # each replica has the four classes
-def loss(strategy):
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((6,)), keras.layers.UnitNormalization()])
-        model.compile(loss=APLoss(block_size=5))
-    return model.evaluate(x, labels, batch_size=32, verbose=0)
-both = loss(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-halves = [float(APLoss()(labels[i : i + 16], unit[i : i + 16])) for i in (0, 16)]
-np.testing.assert_allclose(both, np.mean(halves), rtol=1e-5)
-print("the same")
-"""
-
-
-@on_tensorflow
-def test_under_mirrored_strategy_each_replica_ranks_its_own_images():
-    result = subprocess.run(
-        [sys.executable, "-c", MIRRORED], capture_output=True, text=True, check=False
-    )
-    assert result.stdout.endswith("the same\n"), result.stderr
 
 
 @pytest.mark.slow

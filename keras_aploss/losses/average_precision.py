@@ -42,7 +42,8 @@ from keras_aploss.losses.inputs import (
     check_dtype,
     same_shape,
 )
-from keras_aploss.losses.listwise import listwise_loss, queries_of
+from keras_aploss.losses.listwise import batch_loss, listwise_loss, queries_of
+from keras_aploss.losses.replicas import agree, refuse_several_hosts
 
 
 def quantized_average_precision(
@@ -219,6 +220,12 @@ class APLoss(keras.losses.Loss):
     with its square, and more bins cost next to nothing. See `ap_loss`, which also
     ranks a database.
 
+    **On several devices** the batch is that of all of them. Under
+    `tf.distribute.MirroredStrategy` each ranks the images of all for its own queries,
+    and loss and weights are those of one device. JAX's `DataParallel` shows the loss
+    all images anyway. `tf.distribute.MultiWorkerMirroredStrategy`, which Keras 3 does
+    not support, is refused.
+
     **What is checked, and when.** Shapes and label dtypes always. Values where they
     can be read, i.e. in eager mode, with a `ValueError`. In a graph (`model.fit`), and
     on PyTorch, no portable operation can raise: there embeddings that are not of unit
@@ -245,10 +252,10 @@ class APLoss(keras.losses.Loss):
 
     Raises:
         ValueError: at construction, if `num_bins` is below 2, `similarity_range` is
-            empty, `block_size` is not positive or `dtype` has 16 bits; at the call, if
-            shapes do not fit, the batch is known to be of one image, labels are not
-            integers or, in eager mode, embeddings are not finite and of unit length or
-            no query has a positive.
+            empty, `block_size` is not positive, `dtype` has 16 bits or the strategy is
+            for several hosts; at the call, if shapes do not fit, the batch is known to
+            be of one image, labels are not integers or, in eager mode, embeddings are
+            not finite and of unit length or no query has a positive.
 
     Example:
     >>> import numpy as np
@@ -274,6 +281,7 @@ class APLoss(keras.losses.Loss):
     ):
         check_bins(num_bins, similarity_range)
         check_block_size(block_size)
+        refuse_several_hosts()
         super().__init__(name=name, reduction=reduction, dtype=check_dtype(dtype))
         self.num_bins = num_bins
         self.similarity_range = tuple(float(limit) for limit in similarity_range)
@@ -289,15 +297,16 @@ class APLoss(keras.losses.Loss):
             exclude_self=self.exclude_self,
             dtype=self.dtype,
         )
-        return super().__call__(ids, y_pred, weight)
+        loss = super().__call__(ids, y_pred, weight)
+        return agree(loss, weight, self.reduction)
 
     def call(self, y_true, y_pred):
         """Return `1 - AP_Q` per query `(B,)`, 0 for a query without positives."""
-        return ap_loss(
+        return batch_loss(
+            average_precision_of,
             ops.convert_to_tensor(y_pred, dtype=self.dtype),
             ops.cast(ops.reshape(y_true, (-1,)), "int32"),
-            num_bins=self.num_bins,
-            similarity_range=self.similarity_range,
+            bins=check_bins(self.num_bins, self.similarity_range),
             exclude_self=self.exclude_self,
             block_size=self.block_size,
         )

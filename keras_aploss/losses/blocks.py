@@ -100,8 +100,7 @@ def counts_in_batch(embeddings, labels, bins, *, exclude_self=False, block_size=
     circle = _Circle.of(size, block_size or _choose_rows((size + 1) // 2))
     block, window = circle.block, circle.window
     query_labels, list_labels = _never_equal_if_negative(circle.lay_out(labels, -1))
-    is_self = ops.arange(window)[:, None] == ops.arange(block)[None, :]  # (W, b)
-    left_out = is_self if exclude_self else None
+    left_out = _is_at(0, block, window) if exclude_self else None  # (W, b)
 
     @ops.custom_gradient
     def counts(x):
@@ -154,7 +153,14 @@ def counts_in_batch(embeddings, labels, bins, *, exclude_self=False, block_size=
 
 
 def counts_in_database(
-    queries, query_labels, database, database_labels, bins, *, block_size=None
+    queries,
+    query_labels,
+    database,
+    database_labels,
+    bins,
+    *,
+    first=None,
+    block_size=None,
 ):
     """Cumulative soft histograms of a database as queries rank it.
 
@@ -164,6 +170,8 @@ def counts_in_database(
         database: float tensor `(N, D)`.
         database_labels: integer tensor `(N,)`. A negative label is relevant to none.
         bins: a `cells.Bins`.
+        first: where the queries stand one after the other in the database, the place of
+            the first; each is left out of its own list. `None` leaves out nothing.
         block_size: the most queries of a block; `None` chooses.
 
     Returns:
@@ -171,8 +179,9 @@ def counts_in_database(
         database, are closed-form.
     """
     size, length = ops.shape(queries)[0], ops.shape(database)[0]
-    num_blocks = _num_blocks(size, block_size or _choose_rows(length))
-    block = _num_blocks(size, num_blocks)
+    # A device may have no query at all.
+    num_blocks = _at_least_one(_num_blocks(size, block_size or _choose_rows(length)))
+    block = _at_least_one(_num_blocks(size, num_blocks))
     padding = num_blocks * block - size
     query_labels, _ = _never_equal_if_negative(_pad_rows(query_labels, padding, -1))
     _, list_labels = _never_equal_if_negative(database_labels)
@@ -182,13 +191,11 @@ def counts_in_database(
         images = _pad_rows(queries, padding)
 
         def make(i):
-            return _make_block(
-                database,
-                list_labels,
-                _rows(images, i * block, block),
-                _rows(query_labels, i * block, block),
-                bins,
-            )  # (N, b)
+            start = i * block
+            left_out = None if first is None else _is_at(first + start, block, length)
+            lists = database, list_labels
+            own = _rows(images, start, block), _rows(query_labels, start, block)
+            return _make_block(*lists, *own, bins, left_out)  # (N, b)
 
         def count(i, sums, cell, entries):
             of_block = cells.histogram(cell, entries, bins, axis=1)  # (b, C)
@@ -278,6 +285,11 @@ def _make_block(images, list_labels, queries, query_labels, bins, left_out=None)
     return cell, cells.entries_of(share)
 
 
+def _is_at(first, size, length):
+    """Whether an image of a list is the query, if it holds them: `(length, size)`."""
+    return ops.arange(length)[:, None] == (first + ops.arange(size))[None, :]
+
+
 def _choose_rows(columns):
     rows = MAX_PAIRS // columns
     if isinstance(rows, int):  # else the size is not known before the run
@@ -287,6 +299,10 @@ def _choose_rows(columns):
 
 def _num_blocks(size, block):
     return (size - 1) // block + 1
+
+
+def _at_least_one(size):
+    return max(size, 1) if isinstance(size, int) else ops.maximum(size, 1)
 
 
 def _never_equal_if_negative(labels):

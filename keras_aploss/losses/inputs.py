@@ -141,12 +141,14 @@ def check_embeddings(embeddings, labels, name="y_pred", units=None):
     values = values_if_eager(is_unit)
     if values is not None and not values.all():
         bad = int(np.argmin(values))
+        # On JAX the length itself may be under differentiation, and not to be read.
+        squares = values_if_eager(ops.stop_gradient(squared_length))
+        length = "unknown" if squares is None else f"{np.sqrt(squares[bad]):.4g}"
         raise ValueError(
             f"Expected finite embeddings of unit length in `{name}`. Received: "
             f"{int((~values).sum())} of {len(values)} are not; the first is row {bad}, "
-            f"of length {float(ops.sqrt(squared_length[bad])):.4g}. End the model with "
-            "`keras.layers.UnitNormalization()`; if it has one, NaN weights or a zero "
-            "output are the cause."
+            f"of length {length}. End the model with `keras.layers.UnitNormalization()`"
+            "; if it has one, NaN weights or a zero output are the cause."
         )
     return ops.all(is_unit)
 

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_aploss.losses import inputs
+from keras_aploss.losses import inputs, replicas
 from keras_aploss.losses.blocks import counts_in_batch, counts_in_database
 
 
@@ -78,8 +78,48 @@ def listwise_loss(
         counts = counts_in_database(
             embeddings, labels, database, list_labels, bins, block_size=block_size
         )
+    inputs.check_some_positives(counts[:, 0, -1] > 0)
+    return _values(average_precision, counts, are_valid)
+
+
+def batch_loss(
+    average_precision: Callable[[Any], Any],
+    embeddings: Any,
+    ids: Any,
+    *,
+    bins: Any,
+    exclude_self: bool,
+    block_size: int | None,
+) -> Any:
+    """`listwise_loss` of this device's images against the batch of all devices: `(b,)`.
+
+    The batch is checked as a whole, so what is wrong on one device is so on all.
+
+    Args:
+        average_precision: see `listwise_loss`.
+        embeddings: float tensor `(b, D)`, those of this device.
+        ids: `(b,)`, as `queries_of` numbers the classes of the whole batch.
+        bins: a `cells.Bins`.
+        exclude_self: see `ap_loss`.
+        block_size: see there.
+    """
+    settings = {"bins": bins, "block_size": block_size}
+    if replicas.count() == 1:
+        settings["exclude_self"] = exclude_self
+        return listwise_loss(average_precision, embeddings, ids, **settings)
+    batch = replicas.gather(embeddings)  # (B, D)
+    batch_ids = ops.cast(replicas.gather(ids), ids.dtype)  # (B,)
+    inputs.check_list_length(batch_ids, least=2)
+    are_valid = inputs.check_embeddings(batch, batch_ids)
+    first = replicas.first_row(ids) if exclude_self else None
+    counts = counts_in_database(
+        embeddings, ids, batch, batch_ids, first=first, **settings
+    )
+    return _values(average_precision, counts, are_valid)
+
+
+def _values(average_precision, counts, are_valid):
     has_positives = counts[:, 0, -1] > 0  # (Q,)
-    inputs.check_some_positives(has_positives)
     values = ops.where(has_positives, 1.0 - average_precision(counts), 0.0)
     return ops.where(are_valid, values, float("nan"))
 
@@ -87,29 +127,38 @@ def listwise_loss(
 def queries_of(labels, sample_weight, reduction, *, exclude_self, dtype):
     """What a Keras loss makes of its labels before Keras casts and averages.
 
+    Under a strategy of several devices, classes and positives are those of the whole
+    batch; what is given and returned are the parts of this device, `b` of `B` images.
+
     Args:
-        labels: class labels, `(B,)` or `(B, 1)`.
-        sample_weight: the user's weights of queries `(B,)`, or None.
+        labels: class labels, `(b,)` or `(b, 1)`.
+        sample_weight: the user's weights of queries `(b,)`, or None.
         reduction: the loss's.
         exclude_self: whether an image is left out of its own list.
         dtype: the loss's.
 
     Returns:
-        `class_ids` of the labels `(B,)`, and weights `(B,)` that make the reduction
+        `class_ids` of the labels `(b,)`, and weights `(b,)` that make the reduction
         one over the queries with positives. The weights are NaN if in a graph labels
         turn out not to be whole numbers.
     """
-    labels, are_whole = inputs.check_labels(labels)
-    ids = class_ids(labels)
+    replicas.refuse_several_hosts()
+    batch_labels, are_whole = inputs.check_labels(replicas.gather(labels))
+    ids = class_ids(batch_labels)
     size = ops.shape(ids)[0]
     is_query = ops.cast(ids >= 0, "int32")
     classes = ops.maximum(ids, 0)
     per_class = ops.segment_sum(is_query, classes, num_segments=size)
     num_positives = ops.take(per_class, classes) - (1 if exclude_self else 0)
     weight = ops.cast(is_query * ops.cast(num_positives > 0, "int32"), dtype)
+    if replicas.count() > 1:  # else the values of all queries will tell
+        inputs.check_some_positives(weight > 0)
+    num_queries = ops.sum(weight)
+    ids, weight = replicas.own_rows(labels, ids, weight)  # (b,)
     if reduction in ("sum_over_batch_size", "mean"):
-        # Keras divides by B.
-        weight = weight * ops.divide_no_nan(ops.cast(size, dtype), ops.sum(weight))
+        # Keras divides by the images of a device, and by the number of devices.
+        divisor = ops.cast(ops.shape(ids)[0] * replicas.count(), dtype)
+        weight = weight * ops.divide_no_nan(divisor, num_queries)
     if sample_weight is not None:
         weight = weight * inputs.check_sample_weight(sample_weight, ids, dtype)
     return ids, ops.where(are_whole, weight, float("nan"))

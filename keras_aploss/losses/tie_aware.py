@@ -41,7 +41,8 @@ from keras_aploss.losses.inputs import (
     check_block_size,
     check_dtype,
 )
-from keras_aploss.losses.listwise import listwise_loss, queries_of
+from keras_aploss.losses.listwise import batch_loss, listwise_loss, queries_of
+from keras_aploss.losses.replicas import agree, refuse_several_hosts
 
 
 def tie_aware_average_precision_of(counts, simplified=False):
@@ -130,9 +131,10 @@ def tie_aware_ap_loss(
 class TieAwareAPLoss(keras.losses.Loss):
     """One minus the tie-aware AP of every image of a batch against the whole batch.
 
-    Used as `APLoss`, at the same cost. Where that takes the images of a bin for
-    equally late, this takes the mean over their orders, so that it estimates the exact
-    AP with fewer bins (He et al. 2018).
+    Used as `APLoss`, at the same cost, and ranking the images of all devices alike:
+    `MirroredStrategy` gathers them, `MultiWorkerMirroredStrategy` is refused. Where
+    `APLoss` takes the images of a bin for equally late, this takes the mean over their
+    orders, so that it estimates the exact AP with fewer bins (He et al. 2018).
 
     Args:
         num_bins: number of bins `M` of the similarity histogram, at least 2.
@@ -173,6 +175,7 @@ class TieAwareAPLoss(keras.losses.Loss):
     ):
         check_bins(num_bins, similarity_range)
         check_block_size(block_size)
+        refuse_several_hosts()
         super().__init__(name=name, reduction=reduction, dtype=check_dtype(dtype))
         self.num_bins = num_bins
         self.similarity_range = tuple(float(limit) for limit in similarity_range)
@@ -189,16 +192,18 @@ class TieAwareAPLoss(keras.losses.Loss):
             exclude_self=self.exclude_self,
             dtype=self.dtype,
         )
-        return super().__call__(ids, y_pred, weight)
+        loss = super().__call__(ids, y_pred, weight)
+        return agree(loss, weight, self.reduction)
 
     def call(self, y_true, y_pred):
         """Return `1 - AP_T` per query `(B,)`, 0 for a query without positives."""
-        return tie_aware_ap_loss(
+        return batch_loss(
+            functools.partial(
+                tie_aware_average_precision_of, simplified=self.simplified
+            ),
             ops.convert_to_tensor(y_pred, dtype=self.dtype),
             ops.cast(ops.reshape(y_true, (-1,)), "int32"),
-            simplified=self.simplified,
-            num_bins=self.num_bins,
-            similarity_range=self.similarity_range,
+            bins=check_bins(self.num_bins, self.similarity_range),
             exclude_self=self.exclude_self,
             block_size=self.block_size,
         )

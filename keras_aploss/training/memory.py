@@ -4,10 +4,10 @@ Dimension key: ``B`` batch, ``n`` chunks, ``H, W`` height and width of the image
 """
 
 import math
+import re
 from typing import Any
 
 import keras
-import numpy as np
 from keras import tree
 
 # Of the bytes of all outputs of layers: gradients of some of them, and buffers of
@@ -53,12 +53,9 @@ def activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
 
 
 def _bytes_of(output):
+    bits = re.search(r"\d+$", output.dtype)  # none in "bool"
     sizes = [size or 1 for size in output.shape[1:]]
-    return math.prod(sizes) * np.dtype(_known(output.dtype)).itemsize
-
-
-def _known(dtype):
-    return "float16" if dtype == "bfloat16" else dtype
+    return math.prod(sizes) * (int(bits[0]) // 8 if bits else 1)
 
 
 def choose_num_chunks(
