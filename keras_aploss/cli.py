@@ -26,7 +26,7 @@ from keras_aploss.runs import (
     train_run,
     write_evaluation,
 )
-from keras_aploss.runs.checkpoint import load_model
+from keras_aploss.runs.checkpoint import encoder_of, load_model
 from keras_aploss.runs.images import read_evaluation_set
 
 SHOWN = {"map": "mAP", "recall_at_1": "recall@1", "map_at_r": "MAP@R"}
@@ -165,7 +165,7 @@ def evaluate(model, data, split, image_size, report):
     """
     with _clear_errors():
         path, settings = _find_model(model, image_size)
-        network = load_model(path)
+        network = encoder_of(load_model(path))
         images, queries = read_evaluation_set(
             settings, data, split, verbose=int(sys.stdout.isatty())
         )
@@ -211,7 +211,7 @@ def export(model, output, image_size):
     with _clear_errors():
         path, settings = _find_model(model, image_size)
         version = export_saved_model(
-            load_model(path),
+            encoder_of(load_model(path)),
             output or f"saved_models/{settings.model_name}",
             image_size=settings.image_size,
         )

@@ -15,6 +15,7 @@ evaluation comes first. The recommended list:
         ),
         keras.callbacks.TensorBoard("logs"),
         RetrievalTensorBoard("logs", evaluation, class_names=test.class_names),
+        Throughput(batch_size),  # images/s and GiB in the progress bar
     ]
 
 `keras.callbacks.TensorBoard` strips the prefix: val_map is the tag `epoch_map` of the
@@ -32,3 +33,4 @@ from keras_aploss.callbacks.retrieval_evaluation import (
     evaluate_embeddings,
 )
 from keras_aploss.callbacks.retrieval_tensorboard import RetrievalTensorBoard
+from keras_aploss.callbacks.throughput import Throughput

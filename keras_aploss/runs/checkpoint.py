@@ -1,9 +1,11 @@
 """The files of a run folder that change while the model trains."""
 
+import contextlib
 import csv
 import os
 import pathlib
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -16,6 +18,7 @@ from keras_aploss.callbacks import (
     evaluate_embeddings,
 )
 from keras_aploss.samplers import ClassBalancedSampler
+from keras_aploss.training import MultistageTrainer
 
 
 class RunCheckpoint(keras.callbacks.Callback):
@@ -32,6 +35,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         evaluation: the evaluation in the same list of callbacks, before this one. The
             embeddings of the untrained model are kept in `before.npy`, and handed to
             it when the run goes on.
+        writes: whether this process writes files; of several, one does.
 
     Attributes:
         rows: the history, a dictionary per finished epoch.
@@ -53,8 +57,11 @@ class RunCheckpoint(keras.callbacks.Callback):
         folder: str | os.PathLike,
         sampler: ClassBalancedSampler,
         evaluation: RetrievalEvaluation,
+        *,
+        writes: bool = True,
     ):
         super().__init__()
+        self.writes = writes
         self.folder = pathlib.Path(folder)
         self.sampler = sampler
         self.evaluation = evaluation
@@ -69,8 +76,11 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.sampler.epoch = epoch
         self._seed_layers(epoch)
         self.started = time.monotonic()
-        if (self.folder / "last.keras").exists():
-            return
+        if self.writes and not (self.folder / "last.keras").exists():
+            with self._saved_elsewhere_if_it_fails():
+                self._write_untrained()
+
+    def _write_untrained(self):
         before = self.evaluation.before
         if before is not None:
             replace(
@@ -79,7 +89,7 @@ class RunCheckpoint(keras.callbacks.Callback):
             )
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
-        replace(self.folder / "best.keras", self.model.save)
+        replace(self.folder / "best.keras", encoder_of(self.model).save)
         replace(self.folder / "last.keras", self.model.save)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -93,12 +103,51 @@ class RunCheckpoint(keras.callbacks.Callback):
                 "seconds": round(time.monotonic() - self.started, 1),
             }
         )
+        if self.writes:
+            with self._saved_elsewhere_if_it_fails():
+                self._write_epoch(is_best=values.get("val_map", -1.0) > best)
+
+    def _write_epoch(self, is_best):
         replace(self.folder / "history.csv", self._write_history)
         new = self.folder / "unfinished_new.keras"
         self.model.save(new)
-        if values.get("val_map", -1.0) > best:
-            replace(self.folder / "best.keras", lambda path: shutil.copyfile(new, path))
+        if is_best:
+            encoder = encoder_of(self.model)
+            if encoder is self.model:
+                replace(
+                    self.folder / "best.keras", lambda path: shutil.copyfile(new, path)
+                )
+            else:
+                replace(self.folder / "best.keras", encoder.save)
         replace(self.folder / "last.keras", new.rename)
+
+    @contextlib.contextmanager
+    def _saved_elsewhere_if_it_fails(self):
+        """What was computed must not be lost to a full disk or a folder that is gone.
+
+        Raises:
+            OSError: says what happened, where the files are now and what to do.
+        """
+        try:
+            yield
+        # A file of HDF5 that cannot be closed raises RuntimeError.
+        except (OSError, RuntimeError) as error:
+            spare = pathlib.Path(tempfile.mkdtemp(prefix="keras_aploss_"))
+            done = f"epoch {len(self.rows)}" if self.rows else "the untrained model"
+            try:
+                self.model.save(spare / "last.keras")
+                self._write_history(spare / "history.csv")
+            except (OSError, RuntimeError) as second:
+                raise OSError(
+                    f"Expected to write {done} into the run folder. Received: "
+                    f"{error}; and for {str(spare)!r}: {second}. Make room and resume "
+                    "the run: it goes on from the last epoch that was written."
+                ) from error
+            raise OSError(
+                f"Expected to write {done} into the run folder. Received: {error}. It "
+                f"is saved in {str(spare)!r} instead. Make room, move `last.keras` and "
+                f"`history.csv` from there to {str(self.folder)!r} and resume the run."
+            ) from error
 
     def _seed_layers(self, epoch):
         """Let the draws of dropout and its like follow from (seed, epoch), too.
@@ -166,6 +215,11 @@ def read_before(
         return None
     result = evaluate_embeddings(embeddings, evaluation.labels, evaluation.queries)
     return Snapshot(-1, embeddings, result)
+
+
+def encoder_of(model: keras.Model) -> keras.Model:
+    """The model that makes embeddings: `model` itself, or what it trains in chunks."""
+    return model.encoder if isinstance(model, MultistageTrainer) else model
 
 
 def load_model(path: pathlib.Path, *, compile: bool = False) -> keras.Model:

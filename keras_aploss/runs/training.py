@@ -8,34 +8,39 @@ import pathlib
 from typing import NamedTuple
 
 import keras
-import numpy as np
 
 from keras_aploss.callbacks import (
     RetrievalEvaluation,
     RetrievalTensorBoard,
+    Throughput,
     evaluate_embeddings,
 )
-from keras_aploss.data import Augmentation
 from keras_aploss.evaluation import embed
 from keras_aploss.export import export_saved_model
-from keras_aploss.layers import PCAWhitening
-from keras_aploss.losses import APLoss
-from keras_aploss.models import retrieval_model
 from keras_aploss.runs.checkpoint import (
     RunCheckpoint,
+    encoder_of,
     load_model,
     read_before,
     read_history,
     replace,
 )
+from keras_aploss.runs.devices import use_devices
 from keras_aploss.runs.images import read_run_data, write_skipped
+from keras_aploss.runs.network import (
+    batch_shape,
+    build_encoder,
+    compile_model,
+    in_chunks,
+    make_sampler,
+    num_chunks_of,
+)
 from keras_aploss.runs.reports import (
     pixel_embeddings,
     write_curves,
     write_evaluation,
 )
 from keras_aploss.runs.settings import RunSettings
-from keras_aploss.samplers import ClassBalancedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -107,31 +112,71 @@ def train_run(
     ['after training', 'before training', 'raw pixels']
     """
     folder = pathlib.Path(folder)
-    _check_folder(folder, settings, resume)
+    try:
+        with use_devices(settings.strategy) as devices:
+            if devices.process == 0 or resume:
+                settings = _check_folder(folder, settings, resume)
+            settings, data, checkpoint = _train(
+                settings, folder, devices, resume=resume, verbose=verbose
+            )
+        if devices.process > 0:  # the first process does what is left
+            return RunReport(folder, {}, None, False, len(checkpoint.rows))
+        return _finish(settings, data, checkpoint, export_to)
+    except _InterruptedError as interrupted:
+        return RunReport(folder, {}, None, True, interrupted.epochs)
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C after the training had begun."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+
+def _train(settings, folder, devices, *, resume, verbose):
+    """Begin or go on with a run: settings, images and checkpoint at its end."""
     keras.utils.set_random_seed(settings.seed)
-    augment = _augmentation(settings) if settings.augment else None
-    begun = (folder / "last.keras").exists()
+    begun = resume and (folder / "last.keras").exists()
     # Before the images, which can take minutes to read: what is wrong shows at once.
-    model = (
-        load_model(folder / "last.keras", compile=True) if begun else _model(settings)
-    )
+    if begun:
+        model = load_model(folder / "last.keras", compile=True)
+    else:
+        model = build_encoder(settings)
+        num_chunks = num_chunks_of(settings, model, devices)
+        settings = dataclasses.replace(settings, num_chunks=num_chunks)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         data = read_run_data(settings, verbose=int(verbose in (1, "auto")))
-        sampler = _sampler(settings, data.train, augment)
+        sampler = make_sampler(settings, data.train, devices)
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # unless there is something in it
         raise
-    if not resume:
-        replace(folder / "settings.json", settings.save)
-    write_skipped(folder, data.skipped)
+    if devices.process == 0:
+        if (
+            not resume
+            or settings.num_chunks
+            != RunSettings.load(folder / "settings.json").num_chunks
+        ):
+            replace(folder / "settings.json", settings.save)
+        write_skipped(folder, data.skipped)
+    model = in_chunks(model, settings, sampler)
     if not begun:
-        _compile(model, settings, len(sampler))
-    checkpoint = _checkpoint(settings, folder, model, data, sampler)
+        compile_model(model, settings, len(sampler))
+    checkpoint = _checkpoint(settings, folder, model, data, sampler, begun, devices)
     try:
         _fit(settings, checkpoint, model, data.test.class_names, verbose)
-        model = load_model(folder / "last.keras")
+    except KeyboardInterrupt:
+        raise _InterruptedError(len(checkpoint.rows)) from None
+    return settings, data, checkpoint
+
+
+def _finish(settings, data, checkpoint, export_to):
+    """What follows the training, on one device: whitening, figures, export."""
+    folder = checkpoint.folder
+    try:
+        model = encoder_of(load_model(folder / "last.keras"))
         if settings.whitening:
             _adapt_whitening(model, data.squares, settings)
         # Not the best epoch: chosen on the test images, it would flatter the figures.
@@ -143,12 +188,15 @@ def train_run(
             size = settings.image_size
             saved_model = export_saved_model(model, path, image_size=size)
     except KeyboardInterrupt:
-        return RunReport(folder, {}, None, True, len(checkpoint.rows))
+        raise _InterruptedError(len(checkpoint.rows)) from None
     return RunReport(folder, metrics, saved_model, False, len(checkpoint.rows))
 
 
 def _check_folder(folder, settings, resume):
-    """A new run needs a folder without a run, a resumed one that very run."""
+    """A new run needs a folder without a run, a resumed one that very run.
+
+    Returns the settings, with the number of chunks that the run began with.
+    """
     name = str(folder)
     if not resume:
         if (folder / "settings.json").exists() or (folder / "last.keras").exists():
@@ -156,13 +204,15 @@ def _check_folder(folder, settings, resume):
                 f"Expected a new run folder. Received: {name!r}, which holds a "
                 "finished or unfinished run. Choose another, or resume that run."
             )
-        return
+        return settings
     if not (folder / "settings.json").exists():
         raise ValueError(
             f"Expected a run to resume. Received: {name!r}, which holds no "
             "`settings.json`. Check its name."
         )
     saved = dataclasses.asdict(RunSettings.load(folder / "settings.json"))
+    if settings.num_chunks == 0:
+        settings = dataclasses.replace(settings, num_chunks=saved["num_chunks"])
     changed = [
         f"{field}={value!r} instead of {saved[field]!r}"
         for field, value in dataclasses.asdict(settings).items()
@@ -173,99 +223,24 @@ def _check_folder(folder, settings, resume):
             f"Expected the settings of the run to resume, {name!r}. Received: "
             f"{', '.join(changed)}. Begin a new run for other settings."
         )
+    return settings
 
 
-def _augmentation(settings):
-    jitter = settings.colour_jitter
-    return Augmentation(
-        settings.image_size,
-        scale=(settings.crop_scale, 1.0),
-        rotation=settings.rotation,
-        flip=settings.flip,
-        brightness=jitter,
-        contrast=jitter,
-        saturation=jitter,
-    )
-
-
-def _sampler(settings, train, augment):
-    num_classes = len(np.unique(train.labels[train.labels >= 0]))
-    if num_classes < settings.classes_per_batch:
-        logger.warning(
-            "There are %d training classes: batches hold all of them instead of "
-            "classes_per_batch=%d.",
-            num_classes,
-            settings.classes_per_batch,
-        )
-    return ClassBalancedSampler(
-        train.images,
-        train.labels,
-        classes_per_batch=min(settings.classes_per_batch, num_classes),
-        images_per_class=settings.images_per_class,
-        steps_per_epoch=settings.steps_per_epoch or None,
-        augment=augment,
-        seed=settings.seed,
-        workers=settings.workers,
-    )
-
-
-def _model(settings):
-    whitening = settings.whitening and PCAWhitening(
-        power=settings.whitening_power, name="whitening"
-    )
-    weights = settings.weights
-    if weights not in ("", "imagenet") and not pathlib.Path(weights).is_file():
-        raise ValueError(
-            "Expected `weights` to be '', 'imagenet' or a file. Received: "
-            f"weights={weights!r}, which is not a file. Check its spelling."
-        )
-    try:
-        return retrieval_model(
-            settings.backbone,
-            settings.units,
-            pooling=settings.pooling,
-            whitening=whitening,
-            weights=weights or None,
-        )
-    # A failed download raises a bare Exception, a wrong file OSError or ValueError.
-    except Exception as error:
-        if not weights:
-            raise
-        raise ValueError(
-            "Expected `weights` that can be fetched and fit the backbone. Received: "
-            f"weights={weights!r}, backbone={settings.backbone!r}: {error}. Give "
-            "another file, or '' for random weights."
-        ) from error
-
-
-def _compile(model, settings, steps_per_epoch):
-    steps = settings.epochs * steps_per_epoch
-    learning_rate = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate / 10,
-        decay_steps=max(1, steps - steps // 10),
-        warmup_target=settings.learning_rate,
-        warmup_steps=steps // 10,
-    )
-    optimizer = keras.optimizers.AdamW(
-        learning_rate, weight_decay=settings.weight_decay
-    )
-    loss = APLoss(settings.num_bins, exclude_self=settings.exclude_self)
-    model.compile(optimizer, loss)
-
-
-def _checkpoint(settings, folder, model, data, sampler):
+def _checkpoint(settings, folder, model, data, sampler, begun, devices):
     """The checkpoint with its evaluation, at the epoch that the model has reached."""
     evaluation = RetrievalEvaluation(
         data.test.images,
         data.test.labels,
         queries=data.queries,
-        evaluate_before=not (folder / "last.keras").exists(),
+        evaluate_before=not begun,
         workers=settings.workers,
     )
-    checkpoint = RunCheckpoint(folder, sampler, evaluation)
+    checkpoint = RunCheckpoint(folder, sampler, evaluation, writes=devices.process == 0)
     step = int(model.optimizer.iterations)
     checkpoint.rows = read_history(folder, step)
-    if step != len(checkpoint.rows) * len(sampler):
+    # In float16, steps whose gradient overflows do not count.
+    are_counted = settings.precision != "mixed_float16"
+    if are_counted and step != len(checkpoint.rows) * len(sampler):
         logger.warning(
             "The training images are not those that the run began with: an epoch has "
             "%d steps now. The run goes on with them.",
@@ -280,18 +255,20 @@ def _fit(settings, checkpoint, model, class_names, verbose):
     evaluation, done = checkpoint.evaluation, len(checkpoint.rows)
     if done >= settings.epochs:
         return
+    classes, images = batch_shape(settings, len(checkpoint.sampler.classes))
+    callbacks = [evaluation, checkpoint]
+    if checkpoint.writes:
+        callbacks += [
+            keras.callbacks.TensorBoard(logs, write_graph=False),
+            RetrievalTensorBoard(logs, evaluation, class_names=class_names),
+        ]
     model.fit(
         checkpoint.sampler,
         epochs=settings.epochs,
         initial_epoch=done,
-        callbacks=[
-            evaluation,
-            checkpoint,
-            keras.callbacks.TensorBoard(logs, write_graph=False),
-            RetrievalTensorBoard(logs, evaluation, class_names=class_names),
-        ],
+        callbacks=[*callbacks, Throughput(classes * images)],
         shuffle=False,
-        verbose=verbose,
+        verbose=verbose if checkpoint.writes else 0,
     )
 
 

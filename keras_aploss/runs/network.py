@@ -1,0 +1,199 @@
+"""What a run trains and how: its model, its chunks, its batches, its optimizer."""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from keras_aploss.data import Augmentation
+from keras_aploss.datasets import ImageSet
+from keras_aploss.layers import PCAWhitening
+from keras_aploss.losses import APLoss
+from keras_aploss.models import retrieval_model
+from keras_aploss.runs.devices import Devices
+from keras_aploss.runs.settings import RunSettings
+from keras_aploss.samplers import ClassBalancedSampler
+from keras_aploss.training import MultistageTrainer, choose_num_chunks
+
+logger = logging.getLogger(__name__)
+
+
+def build_encoder(settings: RunSettings) -> keras.Model:
+    """Build the untrained retrieval model in the precision of the settings.
+
+    Raises:
+        ValueError: if the backbone or its weights cannot be had.
+    """
+    whitening = settings.whitening and PCAWhitening(
+        power=settings.whitening_power, name="whitening", dtype="float32"
+    )
+    weights = settings.weights
+    if weights not in ("", "imagenet") and not pathlib.Path(weights).is_file():
+        raise ValueError(
+            "Expected `weights` to be '', 'imagenet' or a file. Received: "
+            f"weights={weights!r}, which is not a file. Check its spelling."
+        )
+    try:
+        with _precision(settings.precision):
+            return retrieval_model(
+                settings.backbone,
+                settings.units,
+                pooling=settings.pooling,
+                whitening=whitening,
+                weights=weights or None,
+            )
+    # A failed download raises a bare Exception, a wrong file OSError or ValueError.
+    except Exception as error:
+        if not weights:
+            raise
+        raise ValueError(
+            "Expected `weights` that can be fetched and fit the backbone. Received: "
+            f"weights={weights!r}, backbone={settings.backbone!r}: {error}. Give "
+            "another file, or '' for random weights."
+        ) from error
+
+
+@contextlib.contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Build layers with a policy: `keras.applications` takes it from nowhere else."""
+    kept = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(kept)
+
+
+def batch_shape(settings: RunSettings, num_classes: int | None = None):
+    """Classes in a batch and images of each.
+
+    Args:
+        settings: those of the run.
+        num_classes: how many classes there are; None: enough.
+
+    >>> batch_shape(RunSettings(batch_size=4096, images_per_class=8))
+    (512, 8)
+    >>> batch_shape(RunSettings(batch_size=4096, images_per_class=8), 200)
+    (128, 32)
+    >>> batch_shape(RunSettings(classes_per_batch=16, images_per_class=8), 10)
+    (10, 8)
+    """
+    size = settings.batch_size
+    classes, images = settings.classes_per_batch, settings.images_per_class
+    if size:
+        classes = size // images
+    if num_classes is not None:
+        classes = min(classes, num_classes)
+    if not size:
+        return classes, images
+    dividing = [n for n in range(2, classes + 1) if size % n == 0 and size // n > 1]
+    if not dividing:
+        raise ValueError(
+            "Expected `batch_size` to be a product of two or more classes and two or "
+            f"more images of each. Received: batch_size={size}, with images_per_class="
+            f"{images} and {num_classes or 'enough'} classes. Take a power of two."
+        )
+    return dividing[-1], size // dividing[-1]
+
+
+def num_chunks_of(settings: RunSettings, encoder: keras.Model, devices: Devices) -> int:
+    """The number of chunks: that of the settings, or what their memory allows."""
+    classes, images = batch_shape(settings)
+    size = classes * images
+    if size % devices.num_devices:
+        raise ValueError(
+            "Expected a batch that the devices divide evenly. Received: a batch of "
+            f"{size} images for {devices.num_devices} devices. Give `batch_size`, a "
+            f"multiple of {devices.num_devices}."
+        )
+    if settings.num_chunks:
+        return min(settings.num_chunks, size // devices.num_devices)
+    return choose_num_chunks(
+        encoder,
+        (settings.image_size, settings.image_size, 3),
+        size,
+        settings.memory_gib,
+        num_devices=devices.num_devices,
+    )
+
+
+def make_sampler(
+    settings: RunSettings, train: ImageSet, devices: Devices
+) -> ClassBalancedSampler:
+    """The batches of a run, or the share of this process in them.
+
+    In more than one chunk, images are read when their chunk is embedded.
+    """
+    wanted = batch_shape(settings)
+    num_classes = len(np.unique(train.labels[train.labels >= 0]))
+    classes, images = batch_shape(settings, num_classes)
+    if num_classes < wanted[0]:
+        logger.warning(
+            "There are %d training classes: a batch holds %d classes and %d images of "
+            "each instead of %d and %d.",
+            num_classes,
+            classes,
+            images,
+            *wanted,
+        )
+    return ClassBalancedSampler(
+        train.images,
+        train.labels,
+        classes_per_batch=classes,
+        images_per_class=images,
+        steps_per_epoch=settings.steps_per_epoch or None,
+        augment=_augmentation(settings) if settings.augment else None,
+        seed=settings.seed,
+        references=settings.num_chunks > 1,
+        share=(devices.process, devices.num_processes),
+        workers=settings.workers,
+    )
+
+
+def _augmentation(settings):
+    jitter = settings.colour_jitter
+    return Augmentation(
+        settings.image_size,
+        scale=(settings.crop_scale, 1.0),
+        rotation=settings.rotation,
+        flip=settings.flip,
+        brightness=jitter,
+        contrast=jitter,
+        saturation=jitter,
+    )
+
+
+def in_chunks(
+    model: keras.Model, settings: RunSettings, sampler: ClassBalancedSampler
+) -> keras.Model:
+    """The model to fit: itself, or its trainer in chunks, which reads the images."""
+    if settings.num_chunks <= 1:
+        return model
+    if not isinstance(model, MultistageTrainer):
+        size = settings.image_size
+        model = MultistageTrainer(
+            model, settings.num_chunks, load=sampler.load, image_shape=(size, size, 3)
+        )
+    model.load = sampler.load
+    return model
+
+
+def compile_model(
+    model: keras.Model, settings: RunSettings, steps_per_epoch: int
+) -> None:
+    """Compile with the AP loss and AdamW, whose rate warms up, then falls."""
+    steps = settings.epochs * steps_per_epoch
+    learning_rate = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate / 10,
+        decay_steps=max(1, steps - steps // 10),
+        warmup_target=settings.learning_rate,
+        warmup_steps=steps // 10,
+    )
+    optimizer = keras.optimizers.AdamW(
+        learning_rate, weight_decay=settings.weight_decay
+    )
+    loss = APLoss(settings.num_bins, exclude_self=settings.exclude_self)
+    model.compile(optimizer, loss)
