@@ -75,6 +75,9 @@ class RunCheckpoint(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.sampler.epoch = epoch
         self._seed_layers(epoch)
+        # On several hosts a variable is made by all of them together.
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
         self.started = time.monotonic()
         if self.writes and not (self.folder / "last.keras").exists():
             with self._saved_elsewhere_if_it_fails():
@@ -87,8 +90,6 @@ class RunCheckpoint(keras.callbacks.Callback):
                 self.folder / "before.npy",
                 lambda path: np.save(path, before.embeddings),
             )
-        if not self.model.optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
         replace(self.folder / "best.keras", encoder_of(self.model).save)
         replace(self.folder / "last.keras", self.model.save)
 
@@ -98,7 +99,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.rows.append(
             {
                 "epoch": epoch + 1,
-                "step": int(self.model.optimizer.iterations),
+                "step": steps_of(self.model),
                 **values,
                 "seconds": round(time.monotonic() - self.started, 1),
             }
@@ -123,11 +124,15 @@ class RunCheckpoint(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def _saved_elsewhere_if_it_fails(self):
-        """What was computed must not be lost to a full disk or a folder that is gone.
+        """Write alone; what was computed must not be lost to a full disk.
 
         Raises:
             OSError: says what happened, where the files are now and what to do.
         """
+        kept = keras.distribution.distribution()
+        # To save a model Keras makes variables, and on several hosts waits for all of
+        # them to make the same: but one host writes.
+        keras.distribution.set_distribution(None)
         try:
             yield
         # A file of HDF5 that cannot be closed raises RuntimeError.
@@ -148,6 +153,8 @@ class RunCheckpoint(keras.callbacks.Callback):
                 f"is saved in {str(spare)!r} instead. Make room, move `last.keras` and "
                 f"`history.csv` from there to {str(self.folder)!r} and resume the run."
             ) from error
+        finally:
+            keras.distribution.set_distribution(kept)
 
     def _seed_layers(self, epoch):
         """Let the draws of dropout and its like follow from (seed, epoch), too.
@@ -215,6 +222,12 @@ def read_before(
         return None
     result = evaluate_embeddings(embeddings, evaluation.labels, evaluation.queries)
     return Snapshot(-1, embeddings, result)
+
+
+def steps_of(model: keras.Model) -> int:
+    """The number of steps that its optimizer has made."""
+    # Not `int(variable)`: under MirroredStrategy it stands for one per device.
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def encoder_of(model: keras.Model) -> keras.Model:

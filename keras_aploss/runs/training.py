@@ -24,6 +24,7 @@ from keras_aploss.runs.checkpoint import (
     read_before,
     read_history,
     replace,
+    steps_of,
 )
 from keras_aploss.runs.devices import use_devices
 from keras_aploss.runs.images import read_run_data, write_skipped
@@ -236,7 +237,7 @@ def _checkpoint(settings, folder, model, data, sampler, begun, devices):
         workers=settings.workers,
     )
     checkpoint = RunCheckpoint(folder, sampler, evaluation, writes=devices.process == 0)
-    step = int(model.optimizer.iterations)
+    step = steps_of(model)
     checkpoint.rows = read_history(folder, step)
     # In float16, steps whose gradient overflows do not count.
     are_counted = settings.precision != "mixed_float16"
