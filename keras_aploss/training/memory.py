@@ -12,7 +12,7 @@ from keras import tree
 
 # Of the bytes of all outputs of layers: gradients of some of them, and buffers of
 # operations, live beside them. Measured in benchmarks/bench_multistage.py.
-OVERHEAD = 1.3
+OVERHEAD = 1.5
 
 
 def activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:

@@ -217,6 +217,6 @@ def _check_load(load, image_shape):
 
 
 def _uses_float16(layer):
-    """Whether a layer computes in float16. (A model forgets its policy when saved.)"""
+    """Whether any layer computes in float16: a saved model forgets its own policy."""
     layers = getattr(layer, "layers", [])
     return layer.compute_dtype == "float16" or any(map(_uses_float16, layers))
