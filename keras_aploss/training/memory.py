@@ -48,6 +48,7 @@ def activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
         model = keras.Model(model.inputs, model.outputs)
     # The copy is called on images of that size, and forgotten.
     images = keras.Input(image_shape, dtype=model.inputs[0].dtype)
+    images = tree.pack_sequence_as(model.input, [images])
     keras.models.clone_model(model, input_tensors=images, call_function=call)
     return total
 
