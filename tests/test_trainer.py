@@ -75,7 +75,7 @@ def adamw():
 
 def sgd():
     return keras.optimizers.SGD(
-        0.3, momentum=0.8, use_ema=True, ema_momentum=0.6, ema_overwrite_frequency=2
+        0.1, momentum=0.8, use_ema=True, ema_momentum=0.6, ema_overwrite_frequency=2
     )
 
 
