@@ -12,9 +12,13 @@ ON_EVERY_BACKEND = {
     "test_average_precision.py",
     "test_blocks.py",
     "test_cells.py",
+    "test_chunks.py",
     "test_layers.py",
+    "test_multistage.py",
     "test_listwise.py",
+    "test_reading.py",
     "test_tie_aware.py",
+    "test_trainer.py",
 }
 collect_ignore = [
     path.name

@@ -26,7 +26,7 @@ import keras
 from keras import ops, tree
 
 from keras_aploss.training.chunks import Chunks, pull_back
-from keras_aploss.training.reading import ChunkReader
+from keras_aploss.training.reading import NUM_PASSES, ChunkReader
 
 
 def embed_in_chunks(
@@ -81,6 +81,8 @@ def embed_in_chunks(
     def images_of(c, is_long, pass_number):
         if reader is None:
             return chunks.take(x, c, is_long)
+        # In inference, no second pass will ask for the first chunk again.
+        pass_number = pass_number if training else NUM_PASSES
         return reader.read(x, chunks, c, is_long, pass_number)
 
     def encode(images, weights, state):

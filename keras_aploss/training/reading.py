@@ -143,4 +143,5 @@ def _of_chunk(x, c, num_chunks):
 
 
 def _key(references):
-    return tuple(part.tobytes() for part in tree.flatten(references))
+    # Not `tobytes()`: of paths, which are objects, that gives their addresses.
+    return tuple(tuple(part.ravel().tolist()) for part in tree.flatten(references))

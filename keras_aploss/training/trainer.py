@@ -98,6 +98,7 @@ class MultistageTrainer(keras.Model):
         self.supports_jit = encoder.supports_jit
         self._reader = None
         self.load = load
+        self.built = True  # the encoder is; BackupAndRestore asks before the first step
 
     @property
     def load(self):
