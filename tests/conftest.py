@@ -7,24 +7,25 @@ import pytest
 
 from keras_aploss import RunSettings, train_run
 
-# Losses and layers run on every backend of Keras; the rest needs TensorFlow.
-ON_EVERY_BACKEND = {
+# Losses and layers run on every backend of Keras, multistage training on TensorFlow and
+# JAX; the rest needs TensorFlow.
+MULTISTAGE = {
+    "test_chunks.py",
+    "test_multistage.py",
+    "test_reading.py",
+    "test_trainer.py",
+}
+ON_TORCH = {
     "test_average_precision.py",
     "test_blocks.py",
     "test_cells.py",
-    "test_chunks.py",
     "test_layers.py",
-    "test_multistage.py",
     "test_listwise.py",
-    "test_reading.py",
     "test_tie_aware.py",
-    "test_trainer.py",
 }
-collect_ignore = [
-    path.name
-    for path in pathlib.Path(__file__).parent.glob("test_*.py")
-    if keras.backend.backend() != "tensorflow" and path.name not in ON_EVERY_BACKEND
-]
+ALL = {path.name for path in pathlib.Path(__file__).parent.glob("test_*.py")}
+HERE = {"tensorflow": ALL, "jax": ON_TORCH | MULTISTAGE, "torch": ON_TORCH}
+collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
 
 TINY = {
     "num_landmarks": 6,

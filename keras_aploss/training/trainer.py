@@ -59,9 +59,9 @@ class MultistageTrainer(keras.Model):
     chunks of at least 32 images.
 
     Raises:
-        ValueError: at construction, if Keras runs on PyTorch, the encoder is not built
-            or the arguments do not fit; in `fit`, if `load` is given
-            and the step is to be compiled by XLA on TensorFlow.
+        ValueError: if Keras runs on PyTorch, the encoder is not built or the arguments
+            do not fit. With `load` on TensorFlow, XLA cannot compile the step: Keras
+            warns and leaves it out; it is an error if `load` is set later.
 
     Example:
     >>> import keras, numpy as np
