@@ -27,6 +27,20 @@ ALL = {path.name for path in pathlib.Path(__file__).parent.glob("test_*.py")}
 HERE = {"tensorflow": ALL, "jax": ON_TORCH | MULTISTAGE, "torch": ON_TORCH}
 collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
 
+# JAX compiles each of their cases for seconds: of these, some stand for all.
+MINUTES_ON_JAX = {"test_multistage.py", "test_trainer.py"}
+FAST_ON_JAX = ("adamw", "dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]", "half_prec")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark as slow what takes long on JAX alone."""
+    for item in items:
+        is_long = keras.backend.backend() == "jax" and item.path.name in MINUTES_ON_JAX
+        if is_long and not any(name in item.nodeid for name in FAST_ON_JAX):
+            item.add_marker(pytest.mark.slow)
+
+
 TINY = {
     "num_landmarks": 6,
     "num_test_landmarks": 4,

@@ -11,6 +11,7 @@ from keras import layers, ops
 
 from keras_aploss import APLoss, MultistageTrainer
 
+SLOW = pytest.mark.slow
 JIT = [False, True] if BACKEND == "tensorflow" else [True]
 
 
@@ -84,8 +85,11 @@ def arrays(variables):
 
 
 def assert_same_weights(a, b, rtol=1e-5):
-    for x, y in zip(arrays(a.weights), arrays(b.weights), strict=True):
-        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * np.abs(y).max())
+    weights, others = arrays(a.weights), arrays(b.weights)
+    # Biases start at 0, where the rounding of a gradient shows most.
+    largest = max(np.abs(other).max() for other in others)
+    for x, y in zip(weights, others, strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * largest)
 
 
 def fitted(model, optimizer, jit=JIT[0], epochs=1, loss=APLoss, data=None, **arguments):
@@ -96,7 +100,7 @@ def fitted(model, optimizer, jit=JIT[0], epochs=1, loss=APLoss, data=None, **arg
 
 
 @pytest.mark.parametrize("jit", JIT)
-@pytest.mark.parametrize("optimizer", [adamw, sgd])
+@pytest.mark.parametrize("optimizer", [adamw, pytest.param(sgd, marks=SLOW)])
 def test_weights_and_losses_are_those_of_plain_fit(optimizer, jit):
     plain = encoder_of()
     expected = fitted(plain, optimizer)
