@@ -66,11 +66,12 @@ def given(monkeypatch, tmp_path):
 
 
 # A value of each setting that is not its default.
+CHOICES = {"gem": "max", "float32": "mixed_float16", "one_device": "mirrored"}
 OTHERS = {
     int: lambda value: value + 3,
     bool: lambda value: not value,
     float: lambda value: value / 2,
-    str: lambda value: "max" if value == "gem" else f"{value}2",
+    str: lambda value: CHOICES.get(value, f"{value}2"),
 }
 
 
