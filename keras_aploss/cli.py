@@ -27,6 +27,7 @@ from keras_aploss.runs import (
     write_evaluation,
 )
 from keras_aploss.runs.checkpoint import encoder_of, load_model
+from keras_aploss.runs.devices import check_run_dir_is_shared
 from keras_aploss.runs.images import read_evaluation_set
 
 SHOWN = {"map": "mAP", "recall_at_1": "recall@1", "map_at_r": "MAP@R"}
@@ -46,6 +47,7 @@ def main():
         keras-aploss train --data photos/ --image-size 128
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("keras_aploss.runs").setLevel(logging.INFO)
 
 
 def _settings_options(command):
@@ -99,6 +101,7 @@ def train(context, config, run_dir, resume, export_to, **options):
         keras-aploss train
         keras-aploss train --data photos/ --image-size 128 --epochs 30
         keras-aploss train --data list.csv --backbone ResNet50 --weights imagenet
+        keras-aploss train --data photos/ --batch-size 4096 --memory-gib 12
         keras-aploss train --config runs/landmarks/settings.json --seed 1
         keras-aploss train --resume runs/landmarks
     """
@@ -124,6 +127,7 @@ def train(context, config, run_dir, resume, export_to, **options):
                 # The run can then be evaluated from any working directory.
                 data = str(pathlib.Path(settings.data).absolute())
                 settings = dataclasses.replace(settings, data=data)
+            check_run_dir_is_shared(run_dir)
             run_dir = run_dir or _new_run_dir(settings)
         click.echo(f"Reading {settings.data}; the run folder is {run_dir}")
         started = time.monotonic()
@@ -138,6 +142,8 @@ def train(context, config, run_dir, resume, export_to, **options):
     if report.interrupted:
         _print_interrupted(report, settings, export_to)
         sys.exit(INTERRUPTED)
+    if not report.metrics:  # of several hosts the first one measures
+        return
     _print_metrics(report.metrics, "Exact metrics on classes never seen in training")
     _print_next_steps(report, time.monotonic() - started)
 

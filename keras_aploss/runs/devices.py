@@ -86,7 +86,7 @@ def _refuse_several_hosts():
 def _data_parallel():
     import jax
 
-    several = int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES") or 1) > 1
+    several = num_hosts() > 1
     if several:
         keras.distribution.initialize()
     kept = keras.distribution.distribution()
@@ -101,3 +101,24 @@ def _data_parallel():
         yield Devices(jax.process_index(), hosts, count, names)
     finally:
         keras.distribution.set_distribution(kept)
+
+
+def num_hosts() -> int:
+    """Number of processes that train together, from the environment of Keras."""
+    value = os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES") or "1"
+    if not value.isdecimal():
+        raise ValueError(
+            "Expected KERAS_DISTRIBUTION_NUM_PROCESSES to be a number. Received: "
+            f"{value!r}."
+        )
+    return int(value)
+
+
+def check_run_dir_is_shared(run_dir: os.PathLike | None) -> None:
+    """Raise if several hosts would each make up a name for the run folder."""
+    if num_hosts() > 1 and run_dir is None:
+        raise ValueError(
+            f"Expected `--run-dir` for {num_hosts()} hosts: the same folder, on a disk "
+            "that they share. Received: none. The first host writes it; all read it "
+            "to resume."
+        )

@@ -163,6 +163,13 @@ def _train(settings, folder, devices, *, resume, verbose):
             replace(folder / "settings.json", settings.save)
         write_skipped(folder, data.skipped)
     model = in_chunks(model, settings, sampler)
+    if settings.num_chunks > 1 or devices.num_devices > 1:
+        logger.info(
+            "%s images of a batch in %d chunks, on %s.",
+            f"{sampler.classes_per_batch * sampler.images_per_class:,}",
+            settings.num_chunks,
+            devices.names,
+        )
     if not begun:
         compile_model(model, settings, len(sampler))
     checkpoint = _checkpoint(settings, folder, model, data, sampler, begun, devices)

@@ -71,9 +71,10 @@ def embed_in_chunks(
     (True, 0.0, 0)
     """
     chunks = Chunks.of(x, num_chunks)
-    weights = [ops.convert_to_tensor(v.value) for v in encoder.trainable_variables]
-    variables = encoder.non_trainable_variables
-    state = [ops.convert_to_tensor(variable.value) for variable in variables]
+    # Copies: on TensorFlow a variable itself would be read when it is used, in stage 3
+    # after the caller has assigned the new state.
+    weights = [ops.copy(variable.value) for variable in encoder.trainable_variables]
+    state = [ops.copy(variable.value) for variable in encoder.non_trainable_variables]
     output = _output_spec(encoder, x if reader is None else reader.spec)
     dtype = "float64" if output.dtype == "float64" else "float32"
 
@@ -98,8 +99,9 @@ def embed_in_chunks(
         carry = chunks.buffer(output), ops.zeros((), dtype)
         return _first_pass(encode, images_of, chunks, weights, state, carry), gradient
 
-    embeddings, loss, *state = embed(*weights)
-    return embeddings, loss, state
+    # A name of its own: `gradient` is to find the old state under `state`.
+    embeddings, loss, *new_state = embed(*weights)
+    return embeddings, loss, new_state
 
 
 def _first_pass(encode, images_of, chunks, weights, state, carry):

@@ -87,8 +87,9 @@ class MultistageTrainer(keras.Model):
         **kwargs,
     ):
         _check_arguments(encoder, num_chunks)
-        # The policy lets `compile` scale the loss; casts are left to the encoder.
-        kwargs.setdefault("dtype", encoder.dtype_policy)
+        # That of variables, so that nothing is cast here: the encoder casts what it
+        # computes, and gradients of chunks are added up in full precision.
+        kwargs.setdefault("dtype", encoder.variable_dtype)
         super().__init__(name=name, autocast=False, **kwargs)
         self.encoder = encoder
         self.num_chunks = int(num_chunks)
@@ -112,6 +113,19 @@ class MultistageTrainer(keras.Model):
             self.supports_jit = keras.backend.backend() == "jax"
         else:
             self._reader = None
+
+    def compile(self, optimizer="rmsprop", *args, auto_scale_loss=True, **kwargs):
+        """See `keras.Model.compile`; the loss is scaled if the encoder needs it."""
+        optimizer = keras.optimizers.get(optimizer)
+        is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if auto_scale_loss and not is_scaled and _uses_float16(self.encoder):
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        super().compile(optimizer, *args, **kwargs)
+
+    def compile_from_config(self, config):
+        """See `keras.Model.compile_from_config`, which `load_model` calls."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def build(self, input_shape):
         """Nothing to build: the encoder is."""
@@ -200,3 +214,9 @@ def _check_load(load, image_shape):
             f"gives, such as (224, 224, 3). Received: load={load!r}, "
             f"image_shape={image_shape!r}."
         )
+
+
+def _uses_float16(layer):
+    """Whether any layer computes in float16: a saved model forgets its own policy."""
+    layers = getattr(layer, "layers", [])
+    return layer.compute_dtype == "float16" or any(map(_uses_float16, layers))
