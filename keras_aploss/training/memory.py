@@ -44,8 +44,8 @@ def activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
             total += sum(_bytes_of(output) for output in tree.flatten(outputs))
         return outputs
 
-    # The same layers, also of a sequential model, with an input that is in no list.
-    model = keras.Model(model.inputs[0], model.outputs)
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs)
     # The copy is called on images of that size, and forgotten.
     images = keras.Input(image_shape, dtype=model.inputs[0].dtype)
     images = tree.pack_sequence_as(model.input, [images])
