@@ -1,7 +1,13 @@
 """A run that is broken, at whatever moment, ends as if it were not."""
 
+import contextlib
 import dataclasses
+import errno
+import pathlib
+import re
+import resource
 import shutil
+import tempfile
 
 import keras
 import numpy as np
@@ -10,12 +16,18 @@ from run_folder import assert_same_weights, history
 
 from keras_aploss import (
     ClassBalancedSampler,
+    MultistageTrainer,
     RetrievalEvaluation,
     RunCheckpoint,
+    RunSettings,
+    activation_bytes,
+    retrieval_model,
     train_run,
 )
 from keras_aploss.runs import checkpoint as checkpoint_module
+from keras_aploss.runs import network, training
 from keras_aploss.runs.checkpoint import load_model, read_history, replace
+from keras_aploss.training import memory
 
 
 def interrupt_at(monkeypatch, step, folder, settings, error=KeyboardInterrupt):
@@ -145,7 +157,7 @@ class Killed(BaseException):
     """Stands for a signal that no handler sees."""
 
 
-def small_model():
+def small_model(num_chunks=1):
     keras.utils.set_random_seed(0)
     layers = [
         keras.layers.Flatten(),
@@ -154,11 +166,12 @@ def small_model():
         keras.layers.UnitNormalization(),
     ]
     model = keras.Sequential([keras.Input((4, 4, 3)), *layers])
+    model = model if num_chunks == 1 else MultistageTrainer(model, num_chunks)
     model.compile(keras.optimizers.Adam(0.1), "mse", run_eagerly=True)
     return model
 
 
-def fit_small_model(folder, epochs=3, **evaluation_options):
+def fit_small_model(folder, epochs=3, num_chunks=1, **evaluation_options):
     """Begin or go on, as a run does."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (8, 4, 4, 3), "uint8"), np.arange(8) // 2
@@ -170,7 +183,7 @@ def fit_small_model(folder, epochs=3, **evaluation_options):
         images, labels, evaluate_before=not last.exists(), **evaluation_options
     )
     checkpoint = RunCheckpoint(folder, sampler, evaluation)
-    model = load_model(last, compile=True) if last.exists() else small_model()
+    model = load_model(last, compile=True) if last.exists() else small_model(num_chunks)
     checkpoint.rows = read_history(folder, int(model.optimizer.iterations))
     model.run_eagerly = True
     model.fit(
@@ -237,3 +250,224 @@ def test_a_damaged_model_file_is_named(unbroken, tmp_path, damage):
         path.write_bytes(contents[damage])
     with pytest.raises(ValueError, match=r"Expected a .*`\.keras` file.*model\.keras"):
         load_model(path)
+
+
+@pytest.fixture(scope="module")
+def in_chunks_settings(tiny_settings):
+    """With memory for the activations of two images of six."""
+    model = retrieval_model(units=8)
+    of_an_image = memory.OVERHEAD * activation_bytes(model, (16, 16, 3))
+    return dataclasses.replace(
+        tiny_settings, epochs=2, workers=2, memory_gib=2.01 * of_an_image / 2**30
+    )
+
+
+def test_the_automatic_number_of_chunks_is_kept(
+    in_chunks_settings, monkeypatch, tmp_path
+):
+    """Also when a run goes on where the memory would allow another."""
+    settings = dataclasses.replace(in_chunks_settings, num_chunks=3)
+    folder = tmp_path / "run"
+    interrupt_at(monkeypatch, 5, folder, in_chunks_settings)  # in epoch 2
+    assert RunSettings.load(folder / "settings.json") == settings
+    monkeypatch.setattr(network, "choose_num_chunks", lambda *args, **kwargs: 2)
+    train_run(in_chunks_settings, folder, resume=True, export_to=None, verbose=0)
+    assert RunSettings.load(folder / "settings.json") == settings
+    assert len(history(folder)) == 2
+
+    # Only what the training goes on with knows of chunks.
+    last = load_model(folder / "last.keras", compile=True)
+    assert isinstance(last, MultistageTrainer)
+    assert last.num_chunks == 3
+    for name in ("best.keras", "model.keras"):
+        model = load_model(folder / name)
+        assert type(model) is type(last.encoder) is type(retrieval_model(units=8))
+        assert model.input_shape == (None, None, None, 3)
+    for weight, same in zip(last.encoder.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(weight, same)
+    other = dataclasses.replace(settings, num_chunks=2)
+    with pytest.raises(ValueError, match="Received: num_chunks=2 instead of 3"):
+        train_run(other, folder, resume=True)
+
+
+@pytest.mark.slow
+def test_chunks_are_kept_by_a_run_killed_before_its_first_epoch(
+    in_chunks_settings, monkeypatch, tmp_path
+):
+    def kill(*args):
+        raise SystemError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoint, "on_epoch_begin", kill)
+        with pytest.raises(SystemError):
+            train_run(in_chunks_settings, tmp_path, export_to=None, verbose=0)
+    assert RunSettings.load(tmp_path / "settings.json").num_chunks == 3
+    monkeypatch.setattr(network, "choose_num_chunks", lambda *args, **kwargs: 2)
+    train_run(in_chunks_settings, tmp_path, resume=True, export_to=None, verbose=0)
+    assert load_model(tmp_path / "last.keras", compile=True).num_chunks == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_chunks", [1, 3])
+def test_a_run_in_float16_goes_on_with_its_scale_of_the_loss(
+    tiny_settings, monkeypatch, tmp_path, num_chunks
+):
+    settings = dataclasses.replace(
+        tiny_settings, epochs=2, precision="mixed_float16", num_chunks=num_chunks
+    )
+    train_run(settings, tmp_path / "unbroken", export_to=None, verbose=0)
+    rows = history(tmp_path / "unbroken")
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    folder = tmp_path / "run"
+    step = int(rows[0]["step"]) + 1
+    interrupt_at(monkeypatch, step, folder, settings)
+    train_run(settings, folder, resume=True, export_to=None, verbose=0)
+    assert history(folder) == rows
+    assert_same_weights(folder / "last.keras", tmp_path / "unbroken" / "last.keras")
+
+
+@contextlib.contextmanager
+def full_disk(folders, name, epoch):
+    """In which a file of some folders cannot be written any more after an epoch."""
+    written, begun = [], []
+
+    def check(path):
+        path = pathlib.Path(path)
+        if path.name == "unfinished_history.csv" and path.parent == folders[0]:
+            written.append(path)
+        begun.append(path.name == f"unfinished_{name}" and len(written) >= epoch)
+        if any(begun) and any(path.is_relative_to(folder) for folder in folders):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    save = keras.Model.save
+
+    def save_if_room(model, path, *args, **kwargs):
+        check(path)
+        save(model, path, *args, **kwargs)
+
+    def replace_if_room(path, write):
+        check(path.with_name("unfinished_" + path.name))
+        replace(path, write)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "save", save_if_room)
+        patch.setattr(checkpoint_module, "replace", replace_if_room)
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken_in_chunks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken_in_chunks")
+    fit_small_model(folder, num_chunks=2)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch", "what"),
+    [
+        ("before.npy", 0, "the untrained model"),
+        ("last.keras", 0, "the untrained model"),
+        ("history.csv", 1, "epoch 1"),
+        ("new.keras", 2, "epoch 2"),
+        ("best.keras", 1, "epoch 1"),
+        ("last.keras", 3, "epoch 3"),
+    ],
+)
+def test_when_the_disk_is_full_the_epoch_is_saved_elsewhere(
+    unbroken_in_chunks, tmp_path, monkeypatch, name, epoch, what
+):
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+    folder = tmp_path / "run"
+    message = f"write {what} into the run.*No space left on device.*{spare}"
+    with full_disk([folder], name, epoch), pytest.raises(OSError, match=message) as e:
+        fit_small_model(folder, num_chunks=2)
+    saved = pathlib.Path(re.search(r"saved in '(\S+)' instead", str(e.value))[1])
+    assert "Make room, move the files" in str(e.value)
+    assert {path.name for path in saved.iterdir()} >= {"last.keras", "history.csv"}
+    for path in saved.iterdir():
+        path.replace(folder / path.name)
+    fit_small_model(folder, num_chunks=2)
+    assert history(folder) == history(unbroken_in_chunks)
+    for file in ("last.keras", "best.keras"):
+        assert_same_weights(folder / file, unbroken_in_chunks / file)
+
+
+def test_when_no_place_is_left_the_run_goes_on_from_the_epoch_before(
+    unbroken_in_chunks, tmp_path, monkeypatch
+):
+    spare, folder = tmp_path / "spare", tmp_path / "run"
+    spare.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+    message = f"write epoch 2 .*No space left.*run/.*; and for '{spare}.*No space left"
+    full = full_disk([folder, spare], "new.keras", 2)
+    with full, pytest.raises(OSError, match=message) as e:
+        fit_small_model(folder, num_chunks=2)
+    assert "resume the run: it goes on from the last epoch that was" in str(e.value)
+    done = fit_small_model(folder, num_chunks=2)
+    assert [row["epoch"] for row in done.rows] == [1, 2, 3]
+    assert history(folder) == history(unbroken_in_chunks)
+    for file in ("last.keras", "best.keras"):
+        assert_same_weights(folder / file, unbroken_in_chunks / file)
+
+
+def test_files_that_the_system_cuts_off_are_errors_of_the_disk(
+    unbroken_in_chunks, tmp_path, monkeypatch
+):
+    """Here no function is replaced by one that fails: HDF5 and zip do themselves."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder = tmp_path / "run"
+
+    def cut_off(path, write):
+        if path.name == "history.csv" and (folder / "history.csv").exists():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, kept[1]))
+        replace(path, write)
+
+    monkeypatch.setattr(checkpoint_module, "replace", cut_off)
+    try:
+        with pytest.raises(OSError, match=r"write epoch 2 .*; and for"):
+            fit_small_model(folder, num_chunks=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+    monkeypatch.undo()
+    fit_small_model(folder, num_chunks=2)
+    assert history(folder) == history(unbroken_in_chunks)
+    assert_same_weights(folder / "last.keras", unbroken_in_chunks / "last.keras")
+
+
+@pytest.mark.slow
+def test_a_run_whose_disk_was_full_goes_on(
+    finished_run, tiny_settings, tmp_path, monkeypatch
+):
+    spare, folder = tmp_path / "spare", tmp_path / "run"
+    spare.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+    with full_disk([folder], "new.keras", 2), pytest.raises(OSError, match="epoch 2 "):
+        train_run(tiny_settings, folder, export_to=None, verbose=0)
+    for path in spare.glob("*/*"):
+        path.replace(folder / path.name)
+    report = train_run(tiny_settings, folder, resume=True, export_to=None, verbose=0)
+    assert report.metrics == finished_run.metrics
+    for name in ("last.keras", "best.keras"):
+        assert_same_weights(folder / name, finished_run.folder / name)
+
+
+@pytest.mark.parametrize("kind", ["below a file", "a file", "no settings"])
+def test_a_run_folder_that_cannot_be_written_is_refused_before_the_training(
+    tiny_settings, tmp_path, monkeypatch, kind
+):
+    def fit(*args, **kwargs):
+        raise AssertionError("the training began")
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    folder, file = tmp_path / "run", tmp_path / "file"
+    file.touch()
+    if kind == "no settings":
+        (folder / "unfinished_settings.json").mkdir(parents=True)
+    else:
+        monkeypatch.setattr(training, "read_run_data", fit)
+        folder = file / "run" if kind == "below a file" else file
+    with pytest.raises(OSError, match=re.escape(str(folder))):
+        train_run(tiny_settings, folder, export_to=None, verbose=0)

@@ -1,6 +1,5 @@
 """The command line: options, messages, exit codes, Ctrl-C and kills."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -18,9 +17,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from run_folder import assert_same_weights, history
 
 from keras_aploss import RunReport, RunSettings, cli
 from keras_aploss.data import ImageFiles
+from keras_aploss.runs.checkpoint import load_model
 
 ROOT = pathlib.Path(cli.__file__).parents[1]
 
@@ -66,11 +67,12 @@ def given(monkeypatch, tmp_path):
 
 
 # A value of each setting that is not its default.
+CHOICES = {"gem": "max", "float32": "mixed_float16", "one_device": "mirrored"}
 OTHERS = {
     int: lambda value: value + 3,
     bool: lambda value: not value,
     float: lambda value: value / 2,
-    str: lambda value: "max" if value == "gem" else f"{value}2",
+    str: lambda value: CHOICES.get(value, f"{value}2"),
 }
 
 
@@ -354,22 +356,13 @@ def wait_until(process, condition, seconds=240):
 
 
 def rows_of(folder):
-    path = folder / "run" / "history.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    folder = folder / "run"
+    return history(folder) if (folder / "history.csv").exists() else []
 
 
 def resume(folder):
     process = start(folder, "train", "--resume", "run", "--export-to", "")
     assert process.wait(300) == 0, (folder / "output.txt").read_text()
-
-
-def weights_of(path):
-    model = keras.saving.load_model(path)
-    return [np.asarray(v) for v in [*model.weights, *model.optimizer.variables]]
 
 
 def test_ctrl_c_while_images_are_read_leaves_nothing(tmp_path):
@@ -394,9 +387,7 @@ def unbroken(tmp_path_factory):
 def assert_same_run(folder, other):
     assert rows_of(folder) == rows_of(other)
     for name in ("last.keras", "best.keras"):
-        weights = weights_of(folder / "run" / name)
-        for weight, same in zip(weights, weights_of(other / "run" / name), strict=True):
-            np.testing.assert_array_equal(weight, same)
+        assert_same_weights(folder / "run" / name, other / "run" / name)
     evaluations = [
         json.loads((path / "run" / "evaluation" / "evaluation.json").read_text())
         for path in (folder, other)
@@ -457,3 +448,69 @@ def test_ctrl_c_in_an_epoch_leaves_a_usable_run(unbroken, tmp_path, epoch):
     assert output == f"Exported to {tmp_path / 'models' / '1'}\n"
     resume(tmp_path)
     assert_same_run(tmp_path, unbroken)
+
+
+IN_CHUNKS = {**LONG_RUN, "epochs": 4, "num_chunks": 3, "workers": 2}
+
+
+@pytest.mark.slow
+def test_a_run_in_chunks_killed_at_a_random_step_ends_as_an_unbroken_one(tmp_path):
+    rng = np.random.default_rng(int(time.time()))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    assert start_training(whole, IN_CHUNKS).wait(300) == 0
+    seconds = float((whole / "run" / "history.csv").read_text().split(",")[-1])
+
+    process = start_training(broken, IN_CHUNKS)
+    wait_until(process, lambda: len(rows_of(broken)) == 1)
+    time.sleep(rng.uniform(0, seconds))
+    process.kill()
+    process.wait()
+    print("killed after epochs", len(rows_of(broken)))
+    assert len(rows_of(broken)) < 4
+    resume(broken)
+    assert_same_run(broken, whole)
+    assert load_model(broken / "run" / "last.keras", compile=True).num_chunks == 3
+
+
+def test_a_run_in_chunks_and_16_bits_trains_and_exports(tmp_path):
+    options = {**LONG_RUN, "epochs": 2, "steps_per_epoch": 2}
+    options |= {"batch_size": 24, "num_chunks": 3, "precision": "mixed_bfloat16"}
+    flags = [text for item in options.items() for text in as_option(*item)]
+    folder, models = tmp_path / "run", tmp_path / "models"
+    output = succeed("train", "--run-dir", folder, "--export-to", models, *flags)
+    # The line of an epoch.
+    lines = re.findall(r"loss: .*val_map: .*images/s: (\S+) - GiB: (\S+)\n", output)
+    assert len(lines) == 2
+    for speed, memory in lines:
+        assert float(speed) > 1
+        assert 0.1 < float(memory) < 100
+
+    settings = RunSettings.load(folder / "settings.json")
+    assert settings == dataclasses.replace(RunSettings(), **options)
+    rows = history(folder)
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    last = load_model(folder / "last.keras", compile=True)
+    assert last.num_chunks == 3
+    weights = [np.asarray(weight) for weight in last.weights]
+    assert all(np.isfinite(weight).all() for weight in weights)
+    assert last.encoder.get_layer("projection").compute_dtype == "bfloat16"
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), "uint8")
+    served = tf.saved_model.load(str(models / "landmarks" / "1")).signatures["images"]
+    embeddings = served(images=tf.constant(images, "float32"))["embedding"]
+    expected = load_model(folder / "model.keras").predict(images, verbose=0)
+    np.testing.assert_allclose(embeddings, expected, atol=0.02)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_a_strategy_of_another_backend_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    process = start(tmp_path, "train", "--strategy", "mirrored", "--run-dir", "run")
+    assert process.wait(120) == 1
+    output = (tmp_path / "output.txt").read_text()
+    assert "Error: Expected KERAS_BACKEND=tensorflow for strategy='mirrored'" in output
+    assert "take the strategy 'data_parallel'." in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "run").exists()

@@ -1,15 +1,17 @@
 """Composition, order and purity of class-balanced batches."""
 
+import itertools
 import logging
 import pickle
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_aploss import ClassBalancedSampler
+from keras_aploss import ClassBalancedSampler, MultistageTrainer
 
 
 def numbered_images(count):
@@ -233,3 +235,143 @@ def test_images_of_unequal_sizes_are_named():
     )
     with pytest.raises(ValueError, match="one size"):
         sampler[0]
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 5), data=st.data())
+@pytest.mark.parametrize("workers", [1, 3])
+def test_references_stand_for_the_images_of_the_plain_sampler(workers, seed, data):
+    arguments = {"seed": seed, "augment": add_noise, "steps_per_epoch": 3}
+    epoch, step = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 2))
+    images, labels = sampler_of([5, 4, 2, 6], **arguments).batch(epoch, step)
+    sampler = sampler_of([5, 4, 2, 6], **arguments, workers=workers, references=True)
+    references, same_labels = sampler.batch(epoch, step)
+    assert references.shape == (6, 4)
+    assert references.dtype == np.int32
+    np.testing.assert_array_equal(same_labels, labels)
+    some = data.draw(st.permutations(range(6)))[: data.draw(st.integers(1, 6))]
+    for _ in range(2):
+        np.testing.assert_array_equal(sampler.load(references[some]), images[some])
+
+
+@pytest.mark.parametrize("references", [False, True])
+def test_the_shares_of_all_processes_are_the_whole_batch(references):
+    arguments = {"seed": 4, "augment": add_noise, "references": references}
+    whole, labels = sampler_of([5] * 4, **arguments).batch(2, 1)
+    for count in (1, 2, 3, 6):
+        shares = [
+            sampler_of([5] * 4, **arguments, share=(i, count)) for i in range(count)
+        ]
+        parts, part_labels = zip(*[share.batch(2, 1) for share in shares], strict=True)
+        assert {len(part) for part in parts} == {6 // count}
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+        np.testing.assert_array_equal(np.concatenate(part_labels), labels)
+        assert {len(share) for share in shares} == {len(shares[0])} == {4}
+
+
+@pytest.mark.parametrize("share", [(2, 2), (-1, 2), (0, 4), (0, 0), (0, 12)])
+def test_a_wrong_share_is_refused(share):
+    with pytest.raises(ValueError, match=r"Expected `share`.*batches of 6 images"):
+        sampler_of([5] * 4, share=share)
+
+
+def multistage(damaged):
+    """A sampler of references, and a trainer that is fed by it in three chunks."""
+    sampler = ClassBalancedSampler(
+        damaged,
+        np.repeat([0, 1, 2], len(damaged) // 3),
+        classes_per_batch=3,
+        images_per_class=3,
+        steps_per_epoch=2,
+        augment=add_noise,
+        references=True,
+    )
+    keras.utils.set_random_seed(0)
+    encoder = keras.Sequential(
+        [keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    loads = []
+
+    def load(references):
+        loads.append((references, sampler.load(references)))
+        return loads[-1][1]
+
+    trainer = MultistageTrainer(encoder, 3, load=load, image_shape=(2, 2, 3))
+    trainer.compile(keras.optimizers.SGD(1e-6), lambda _, x: keras.ops.mean(x))
+    return sampler, trainer, loads
+
+
+def test_both_passes_see_the_same_replacement_of_an_unreadable_image(caplog):
+    damaged = PartlyDamaged(numbered_images(12), set())
+    sampler, trainer, loads = multistage(damaged)
+    references, labels = sampler.batch(0, 0)
+    damaged.damaged = {int(references[4, 3])}
+    trainer.train_on_batch(references, labels)
+
+    seen = {}
+    for part, images in loads:
+        for reference, image in zip(part, images, strict=True):
+            seen.setdefault(tuple(reference), []).append(image)
+    assert len(seen) == 9
+    for images in seen.values():  # the third reading may be ahead of a step
+        assert len(images) >= 2
+        for image in images[1:]:
+            np.testing.assert_array_equal(image, images[0])
+    # What stands for it is of its class, the only one that is not in the batch.
+    begin = references[4, 3] // 4 * 4
+    others = set(range(begin, begin + 4)) - set(references[:, 3])
+    epoch, step, position, _ = references[4]
+    rng = np.random.default_rng([0, 2, epoch, step, position])
+    expected = add_noise(damaged.images[others.pop()], rng)
+    np.testing.assert_array_equal(seen[tuple(references[4])][0], expected)
+    assert caplog.text.count("left out") == 1
+    assert sampler.unreadable == [references[4, 3]]
+
+
+def test_an_image_lost_between_the_passes_ends_the_step_and_no_other(caplog):
+    damaged = PartlyDamaged(numbered_images(12), set())
+    sampler, trainer, _ = multistage(damaged)
+    references, labels = sampler.batch(0, 0)
+    lost = int(references[4, 3])
+    load, counter = trainer.load, itertools.count()
+
+    def lose(references):
+        if next(counter) == 3:  # of three chunks, the first of the second pass
+            damaged.damaged = {lost}
+        return load(references)
+
+    trainer.load = lose
+    before = trainer.get_weights()
+    sampler.load(references[3:6])
+    damaged.damaged = {lost}
+    with pytest.raises(ValueError, match=f"read an image again.*image {lost}:"):
+        sampler.load(references[3:6])
+    damaged.damaged = set()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"again.*image {lost}:"):
+        trainer.train_on_batch(references, labels)
+    for weight, same in zip(trainer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+    trainer.train_on_batch(*sampler.batch(0, 1))
+    assert any(
+        (w != b).any() for w, b in zip(trainer.get_weights(), before, strict=True)
+    )
+    # In another step, it is replaced from the start.
+    later = references[4:5] + np.array([0, 5, 0, 0])
+    assert sampler.load(later).shape == (1, 2, 2, 3)
+    assert sampler.unreadable == [lost]
+    assert caplog.text.count("left out") == 1
+
+
+def test_the_next_step_forgets_what_stood_for_an_image():
+    damaged = PartlyDamaged(numbered_images(8), {1})
+    sampler = ClassBalancedSampler(
+        damaged, np.repeat([0, 1], 4), classes_per_batch=2, images_per_class=2
+    )
+    first, second = np.array([[[0, step, 0, 1]] for step in range(2)])
+    replacement = sampler.load(first)[0, 0, 0, 0]
+    assert replacement in (0, 2, 3)
+    damaged.damaged = set()
+    assert sampler.load(first)[0, 0, 0, 0] == replacement  # in the same step it stays
+    assert sampler.load(second)[0, 0, 0, 0] == 1
+    assert sampler.load(first)[0, 0, 0, 0] == 1

@@ -105,8 +105,9 @@ class RunCheckpoint(keras.callbacks.Callback):
             }
         )
         if self.writes:
-            with self._saved_elsewhere_if_it_fails():
-                self._write_epoch(is_best=values.get("val_map", -1.0) > best)
+            is_best = values.get("val_map", -1.0) > best
+            with self._saved_elsewhere_if_it_fails(is_best=is_best):
+                self._write_epoch(is_best)
 
     def _write_epoch(self, is_best):
         replace(self.folder / "history.csv", self._write_history)
@@ -123,7 +124,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         replace(self.folder / "last.keras", new.rename)
 
     @contextlib.contextmanager
-    def _saved_elsewhere_if_it_fails(self):
+    def _saved_elsewhere_if_it_fails(self, *, is_best=True):
         """Write alone; what was computed must not be lost to a full disk.
 
         Raises:
@@ -142,6 +143,8 @@ class RunCheckpoint(keras.callbacks.Callback):
             try:
                 self.model.save(spare / "last.keras")
                 self._write_history(spare / "history.csv")
+                if is_best:
+                    encoder_of(self.model).save(spare / "best.keras")
             except (OSError, RuntimeError) as second:
                 raise OSError(
                     f"Expected to write {done} into the run folder. Received: "
@@ -150,8 +153,8 @@ class RunCheckpoint(keras.callbacks.Callback):
                 ) from error
             raise OSError(
                 f"Expected to write {done} into the run folder. Received: {error}. It "
-                f"is saved in {str(spare)!r} instead. Make room, move `last.keras` and "
-                f"`history.csv` from there to {str(self.folder)!r} and resume the run."
+                f"is saved in {str(spare)!r} instead. Make room, move the files from "
+                f"there to {str(self.folder)!r} and resume the run."
             ) from error
         finally:
             keras.distribution.set_distribution(kept)
