@@ -37,7 +37,7 @@ def build_encoder(settings: RunSettings) -> keras.Model:
             f"weights={weights!r}, which is not a file. Check its spelling."
         )
     try:
-        with _precision(settings.precision):
+        with use_precision(settings.precision):
             return retrieval_model(
                 settings.backbone,
                 settings.units,
@@ -57,7 +57,7 @@ def build_encoder(settings: RunSettings) -> keras.Model:
 
 
 @contextlib.contextmanager
-def _precision(policy: str) -> Iterator[None]:
+def use_precision(policy: str) -> Iterator[None]:
     """Build layers with a policy: `keras.applications` takes it from nowhere else."""
     kept = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

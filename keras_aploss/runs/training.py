@@ -35,6 +35,7 @@ from keras_aploss.runs.network import (
     in_chunks,
     make_sampler,
     num_chunks_of,
+    use_precision,
 )
 from keras_aploss.runs.reports import (
     pixel_embeddings,
@@ -141,7 +142,9 @@ def _train(settings, folder, devices, *, resume, verbose):
     begun = resume and (folder / "last.keras").exists()
     # Before the images, which can take minutes to read: what is wrong shows at once.
     if begun:
-        model = load_model(folder / "last.keras", compile=True)
+        # `compile` takes from the policy that the optimizer scales the loss.
+        with use_precision(settings.precision):
+            model = load_model(folder / "last.keras", compile=True)
     else:
         model = build_encoder(settings)
         num_chunks = num_chunks_of(settings, model, devices)
