@@ -7,6 +7,7 @@ first, then the steps that are measured, compilation included in the memory.
 
     python benchmarks/bench_multistage.py              # memory and time against B
     python benchmarks/bench_multistage.py --time       # the ratio, where both fit
+    python benchmarks/bench_multistage.py --time --xla # the same, compiled by XLA
     python benchmarks/bench_multistage.py --stages     # images/s of each stage
     python benchmarks/bench_multistage.py --large      # 4,096 files of 800 x 800
     python benchmarks/bench_multistage.py --from-json FILE --plot FILE
@@ -84,7 +85,7 @@ def make_sampler(case, size, image_size, folder):
     )
 
 
-def make_model(case, size, chunk, image_size, sampler):
+def make_model(case, size, chunk, image_size, sampler, xla):
     """The compiled model to fit."""
     import keras
 
@@ -95,7 +96,8 @@ def make_model(case, size, chunk, image_size, sampler):
         files = {"load": sampler.load, "image_shape": (image_size, image_size, 3)}
         files = files if case == "files" else {}
         model = MultistageTrainer(model, max(1, size // chunk), **files)
-    model.compile(keras.optimizers.Adam(1e-4), APLoss())
+    jit_compile = True if xla else "auto"
+    model.compile(keras.optimizers.Adam(1e-4), APLoss(), jit_compile=jit_compile)
     return model
 
 
@@ -116,13 +118,13 @@ def fit_steps(model, sampler, steps):
     return times
 
 
-def child(case, size, chunk, image_size, steps, folder, memory_limit):
+def child(case, size, chunk, image_size, steps, folder, memory_limit, xla=False):
     """Measure one case; print the numbers."""
     resource.setrlimit(resource.RLIMIT_DATA, 2 * (int(memory_limit * 2**30),))
     small = make_sampler(case, WARM_UP, image_size, folder)
-    fit_steps(make_model(case, WARM_UP, 8, image_size, small), small, 1)
+    fit_steps(make_model(case, WARM_UP, 8, image_size, small, xla), small, 1)
     sampler = make_sampler(case, size, image_size, folder)
-    model = make_model(case, size, chunk, image_size, sampler)
+    model = make_model(case, size, chunk, image_size, sampler, xla)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     at_start, _ = memory()
     times = fit_steps(model, sampler, steps)
@@ -196,7 +198,7 @@ def run_child(**arguments):
     return {"note": run.stderr.strip().splitlines()[-1]}
 
 
-def measure(cases, sizes, chunk, image_size, steps, folder, memory_limit=20):
+def measure(cases, sizes, chunk, image_size, steps, folder, xla=False):
     """Run and print the table; return its rows."""
     print(f"{'':8}{'B':>7}{'q':>5}{'pixels':>8}{'a step':>11}{'images/s':>10}", end="")
     print(f"{'added':>12}{'images':>11}")
@@ -205,7 +207,7 @@ def measure(cases, sizes, chunk, image_size, steps, folder, memory_limit=20):
         for size in sizes:
             row = {"case": case, "size": size, "chunk": chunk, "image_size": image_size}
             row |= run_child(
-                **row, steps=steps, folder=str(folder), memory_limit=memory_limit
+                **row, steps=steps, folder=str(folder), xla=xla, memory_limit=20
             )
             rows.append(row)
             line = f"{case:8}{size:7,}{size if case == 'once' else chunk:5}"
@@ -266,6 +268,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--time", action="store_true", help="the ratio of times")
+    parser.add_argument("--xla", action="store_true", help="with --time: compiled")
     parser.add_argument("--stages", action="store_true", help="images/s of each stage")
     parser.add_argument("--large", action="store_true", help="files of 800 x 800")
     parser.add_argument("--cases", nargs="+", choices=COLOURS, default=list(COLOURS))
@@ -290,7 +293,13 @@ def main():
         write_files(folder, args.image_size, 512)
         if args.time:
             rows = measure(
-                ["once", "chunks"], [256], args.chunk, args.image_size, 6, folder
+                ["once", "chunks"],
+                [256],
+                args.chunk,
+                args.image_size,
+                6,
+                folder,
+                args.xla,
             )
             ratio = rows[1]["best"] / rows[0]["best"]
             return print(f"in chunks: {ratio:.2f} x the time of training at once")
