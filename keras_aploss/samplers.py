@@ -121,9 +121,8 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         self.epoch = initial_epoch
         self.references = references
         self._begun = False
-        # Which image stood for each reference of the step that `load` is at.
-        self._steps: set[tuple[int, int]] = set()
-        self._chosen: dict[tuple[int, ...], int] = {}
+        # Which image stands for each position of the steps that `load` is at.
+        self._chosen: dict[tuple[int, int], dict[int, int]] = {}
         self.unreadable: list[int] = []
         order = np.argsort(labels, kind="stable")
         order = order[labels[order] >= 0]
@@ -194,14 +193,14 @@ class ClassBalancedSampler(keras.utils.PyDataset):
                 would see different images.
         """
         references = np.asarray(references)
-        steps = {(int(epoch), int(step)) for epoch, step, *_ in references}
-        if steps != self._steps:
-            self._steps, self._chosen = steps, {}
+        for step in list(self._chosen)[:-2]:  # the present one, and one read ahead
+            self._chosen.pop(step, None)
 
         def read(reference):
-            chosen = self._chosen.get(tuple(reference[:3]))
-            number, image = self._image(reference, chosen)
-            self._chosen[tuple(reference[:3])] = number
+            # Of all that threads do here, `setdefault` is one step.
+            chosen = self._chosen.setdefault(tuple(reference[:2]), {})
+            number, image = self._image(reference, chosen.get(reference[2]))
+            chosen[reference[2]] = number
             return image
 
         with concurrent.futures.ThreadPoolExecutor(self.workers or 1) as threads:

@@ -90,7 +90,6 @@ def chunks_of(batch_size, images, num_devices=1):
         (64, 63, 1, 2),
         (64, 16, 1, 4),
         (64, 15, 1, 8),  # five would do but do not divide it
-        (64, 0, 1, 64),  # one image at least
         (64, 1, 1, 64),
         (60, 25, 1, 3),
         (14, 5, 1, 7 - 4),  # three do, and nothing below six divides 14
@@ -107,20 +106,26 @@ def test_the_least_number_that_divides_the_batch(
     assert chunks_of(batch_size, images, num_devices) == expected
 
 
+def test_an_image_that_does_not_fit_alone_is_told_what_it_needs():
+    with pytest.raises(ValueError, match="Expected memory_gib >= 0.0015.*one image"):
+        chunks_of(64, 0)
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     share=st.integers(1, 200),
-    images=st.integers(0, 220),
+    images=st.integers(1, 220),
     num_devices=st.sampled_from([1, 2, 3, 8]),
 )
 def test_a_chunk_fits_and_more_memory_needs_no_more_chunks(share, images, num_devices):
     batch_size = share * num_devices
     num_chunks = chunks_of(batch_size, images, num_devices)
     assert 1 <= num_chunks <= share
-    assert -(-share // num_chunks) <= max(images, 1)
-    least = -(-share // max(images, 1))
-    assert least <= num_chunks <= 2 * least
-    dividing = [n for n in range(least, 2 * least + 1) if share % n == 0]
+    assert -(-share // num_chunks) <= images
+    least = -(-share // images)
+    most = 2 * least if num_devices == 1 else share
+    assert least <= num_chunks <= most
+    dividing = [n for n in range(least, most + 1) if share % n == 0]
     if dividing:
         assert num_chunks == dividing[0]
     else:

@@ -368,10 +368,14 @@ def test_the_next_step_forgets_what_stood_for_an_image():
     sampler = ClassBalancedSampler(
         damaged, np.repeat([0, 1], 4), classes_per_batch=2, images_per_class=2
     )
-    first, second = np.array([[[0, step, 0, 1]] for step in range(2)])
+    first, second, *later = np.array([[[0, step, 0, 1]] for step in range(5)])
     replacement = sampler.load(first)[0, 0, 0, 0]
     assert replacement in (0, 2, 3)
     damaged.damaged = set()
     assert sampler.load(first)[0, 0, 0, 0] == replacement  # in the same step it stays
     assert sampler.load(second)[0, 0, 0, 0] == 1
+    # A thread may be late by a step, not by more.
+    assert sampler.load(first)[0, 0, 0, 0] == replacement
+    for references in later:
+        sampler.load(references)
     assert sampler.load(first)[0, 0, 0, 0] == 1

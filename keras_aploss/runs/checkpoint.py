@@ -138,6 +138,8 @@ class RunCheckpoint(keras.callbacks.Callback):
             yield
         # A file of HDF5 that cannot be closed raises RuntimeError.
         except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+                raise  # JAX's own: a device or a host has failed, not the disk
             spare = pathlib.Path(tempfile.mkdtemp(prefix="keras_aploss_"))
             done = f"epoch {len(self.rows)}" if self.rows else "the untrained model"
             try:

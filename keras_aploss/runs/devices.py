@@ -53,8 +53,13 @@ def use_devices(strategy: str) -> Iterator[Devices]:
     if backend != needed:
         raise ValueError(
             f"Expected KERAS_BACKEND={needed} for strategy={strategy!r}. Received: "
-            f"KERAS_BACKEND={backend}. Set it, or take the strategy "
-            f"{'mirrored' if backend == 'tensorflow' else 'data_parallel'!r}."
+            f"KERAS_BACKEND={backend}. Set it; a new run can take another strategy."
+        )
+    if num_hosts() > 1 and strategy != "data_parallel":
+        raise ValueError(
+            "Expected `--strategy data_parallel` for several hosts. Received: "
+            f"strategy={strategy!r} and KERAS_DISTRIBUTION_NUM_PROCESSES="
+            f"{num_hosts()}: each host would train alone."
         )
     if strategy == "one_device":
         yield Devices(0, 1, 1, "one device")
@@ -101,6 +106,9 @@ def _data_parallel():
         yield Devices(jax.process_index(), hosts, count, names)
     finally:
         keras.distribution.set_distribution(kept)
+    if several:
+        # Else the others, at their end, wait for the first one for five minutes only.
+        jax.distributed.shutdown()
 
 
 def num_hosts() -> int:

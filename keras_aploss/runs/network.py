@@ -139,6 +139,16 @@ def make_sampler(
             images,
             *wanted,
         )
+    parts = devices.num_devices
+    if settings.strategy == "data_parallel":
+        parts *= settings.num_chunks  # which each device reads by itself
+    if classes * images % parts:
+        raise ValueError(
+            "Expected batches that the devices and their chunks divide evenly. "
+            f"Received: {classes} classes of {images} images for {devices.num_devices} "
+            f"devices in num_chunks={settings.num_chunks}. Give a `batch_size` that is "
+            f"a multiple of {parts}, and not more classes than there are."
+        )
     return ClassBalancedSampler(
         train.images,
         train.labels,
@@ -175,7 +185,7 @@ def in_chunks(
     if not isinstance(model, MultistageTrainer):
         size = settings.image_size
         model = MultistageTrainer(
-            model, settings.num_chunks, load=sampler.load, image_shape=(size, size, 3)
+            model, settings.num_chunks, image_shape=(size, size, 3)
         )
     model.load = sampler.load
     return model

@@ -114,10 +114,10 @@ def train_run(
     ['after training', 'before training', 'raw pixels']
     """
     folder = pathlib.Path(folder)
+    # On all hosts, none of which goes on before all are there.
+    settings = _check_folder(folder, settings, resume)
     try:
         with use_devices(settings.strategy) as devices:
-            if devices.process == 0 or resume:
-                settings = _check_folder(folder, settings, resume)
             settings, data, checkpoint = _train(
                 settings, folder, devices, resume=resume, verbose=verbose
             )
@@ -149,13 +149,15 @@ def _train(settings, folder, devices, *, resume, verbose):
         model = build_encoder(settings)
         num_chunks = num_chunks_of(settings, model, devices)
         settings = dataclasses.replace(settings, num_chunks=num_chunks)
-    folder.mkdir(parents=True, exist_ok=True)
+    if devices.process == 0:
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         data = read_run_data(settings, verbose=int(verbose in (1, "auto")))
         sampler = make_sampler(settings, data.train, devices)
     except BaseException:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # unless there is something in it
+        if devices.process == 0:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # unless there is something in it
         raise
     if devices.process == 0:
         if (

@@ -23,8 +23,10 @@ class Chunks(NamedTuple):
     @classmethod
     def of(cls, x, num_chunks):
         size = ops.shape(tree.flatten(x)[0])[0]
-        least = min if isinstance(size, int) else ops.minimum
-        return cls(size, least(num_chunks, size))
+        if isinstance(size, int):
+            return cls(size, max(1, min(num_chunks, size)))
+        # A device may get no image at all of the last batch.
+        return cls(size, ops.maximum(1, ops.minimum(num_chunks, size)))
 
     @property
     def short(self):
@@ -41,7 +43,8 @@ class Chunks(NamedTuple):
 
     def share(self, is_long, dtype):
         """The part of the batch that a chunk is."""
-        return ops.cast(self.short + is_long, dtype) / ops.cast(self.size, dtype)
+        size = ops.cast(self.short + is_long, dtype)
+        return ops.divide_no_nan(size, ops.cast(self.size, dtype))
 
     def take(self, x, c, is_long):
         """The images `c`, `c + n`, `c + 2n`... of each tensor in `x`."""
@@ -74,8 +77,8 @@ class Chunks(NamedTuple):
     def run(self, body, carry):
         """Run `body(c, is_long, carry)` for all chunks, strictly one after another."""
         if not self.are_even:
-            carry = loop(0, self.num_long, lambda c, all: body(c, True, all), carry)
-        return loop(self.num_long, self.num, lambda c, all: body(c, False, all), carry)
+            carry = loop(0, self.num_long, lambda c, now: body(c, True, now), carry)
+        return loop(self.num_long, self.num, lambda c, now: body(c, False, now), carry)
 
 
 def loop(start, stop, body, carry):
@@ -92,13 +95,13 @@ def loop(start, stop, body, carry):
             new.set_shape(old.shape)  # which slices of unknown size forget
         return i + 1, *after
 
-    loop = tf.while_loop(
+    after = tf.while_loop(
         lambda i, *_: i < stop,
         step,
         (tf.convert_to_tensor(start, "int32"), *flat),
         parallel_iterations=1,
     )
-    return tree.pack_sequence_as(carry, loop[1:])
+    return tree.pack_sequence_as(carry, after[1:])
 
 
 def pull_back(function, weights, upstream):

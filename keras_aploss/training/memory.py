@@ -77,8 +77,11 @@ def choose_num_chunks(
         num_devices: number of devices that a batch is divided over.
 
     Returns:
-        `n`, which divides the batch evenly if there is such a number below twice the
-        least.
+        `n`, which divides the batch evenly if there is such a number up to twice the
+        least, or, for several devices, any.
+
+    Raises:
+        ValueError: if the activations of a single image take more.
 
     Example:
     >>> from keras_aploss import choose_num_chunks, retrieval_model
@@ -86,10 +89,17 @@ def choose_num_chunks(
     16
     """
     needed = OVERHEAD * activation_bytes(encoder, image_shape)
-    fitting = max(1, int(memory_gib * 2**30 / needed))
+    fitting = int(memory_gib * 2**30 / needed)
+    if not fitting:
+        raise ValueError(
+            f"Expected memory_gib >= {needed / 2**30:.2g}, what the activations of one "
+            f"image of {image_shape} take. Received: memory_gib={memory_gib:g}. Grant "
+            "more memory, or make the images smaller."
+        )
     share = -(-batch_size // num_devices)
     least = -(-share // fitting)
-    for num_chunks in range(least, min(2 * least, share) + 1):
+    most = share if num_devices > 1 else min(2 * least, share)
+    for num_chunks in range(least, most + 1):
         if batch_size % (num_chunks * num_devices) == 0:
             return num_chunks
     return least

@@ -18,7 +18,7 @@ from keras import tree
 
 NUM_PASSES = 2
 # Chunks read ahead: one for each device. More are left over from steps that failed.
-MAX_COMING = 16
+MAX_COMING = 64
 
 
 class ChunkReader:
@@ -116,19 +116,26 @@ class ChunkReader:
         wanted = _of_chunk(x, c, num_chunks)
         with self._lock:
             future = self._coming.pop(_key(wanted), None)
-        images = self._load(wanted) if future is None else future.result()
+        try:
+            images = self._load(wanted) if future is None else future.result()
+        except Exception:
+            with self._lock:
+                self._coming.clear()  # of a step that will not go on
+            raise
         if (c + 1, pass_number) != (num_chunks, NUM_PASSES):
             following = _of_chunk(x, (c + 1) % num_chunks, num_chunks)
             with self._lock:
                 if len(self._coming) >= MAX_COMING:
-                    self._coming.clear()
+                    self._coming.pop(next(iter(self._coming)))
                 future = self._threads.submit(self._load, following)
                 self._coming[_key(following)] = future
         return images
 
     def _load(self, references):
-        images = np.asarray(self.load(references))
         shape = len(tree.flatten(references)[0]), *self.spec.shape[1:]
+        if shape[0] == 0:
+            return np.zeros(shape, self.spec.dtype)
+        images = np.asarray(self.load(references))
         if images.shape != shape:
             raise ValueError(
                 f"Expected `load` to give images of shape {shape}, one per reference. "

@@ -60,8 +60,8 @@ class MultistageTrainer(keras.Model):
 
     Raises:
         ValueError: if Keras runs on PyTorch, the encoder is not built or the arguments
-            do not fit. With `load` on TensorFlow, XLA cannot compile the step: Keras
-            warns and leaves it out; it is an error if `load` is set later.
+            do not fit. (With `load` on TensorFlow, XLA cannot compile the step: it is
+            left out.)
 
     Example:
     >>> import keras, numpy as np
@@ -112,6 +112,8 @@ class MultistageTrainer(keras.Model):
             self._reader = ChunkReader(load, self.image_shape, self.image_dtype)
             # XLA cannot call Python from the graphs of TensorFlow.
             self.supports_jit = keras.backend.backend() == "jax"
+            if self.compiled and self.jit_compile and not self.supports_jit:
+                self.jit_compile, self.train_function = False, None
         else:
             self._reader = None
 
@@ -133,13 +135,11 @@ class MultistageTrainer(keras.Model):
 
     def call(self, inputs, training=False):
         reader = self._reader if self._are_references(inputs) else None
-        if reader is not None:
-            self._check_jit()
         num_chunks = self.num_chunks
         if not training:
             size = ops.shape(tree.flatten(inputs)[0])[0]
             least = min if isinstance(size, int) else ops.minimum
-            num_chunks = least(num_chunks, 1 + (size - 1) // INFERENCE_IMAGES)
+            num_chunks = least(num_chunks, size // INFERENCE_IMAGES)
         embeddings, loss, state = embed_in_chunks(
             self.encoder, inputs, num_chunks, training=training, reader=reader
         )
@@ -155,15 +155,6 @@ class MultistageTrainer(keras.Model):
             return False
         shapes = [part.shape for part in tree.flatten(inputs)]
         return len(shapes) > 1 or len(shapes[0]) != 1 + len(self.image_shape)
-
-    def _check_jit(self):
-        on_tensorflow = keras.backend.backend() == "tensorflow"
-        if on_tensorflow and self._reader is not None and self.jit_compile:
-            raise ValueError(
-                "Expected `jit_compile=False` with `load` on TensorFlow: XLA cannot "
-                "read images in the middle of a step. Received: jit_compile="
-                f"{self.jit_compile}. Compile without it, or set KERAS_BACKEND=jax."
-            )
 
     def get_config(self):
         return {
