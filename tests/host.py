@@ -95,6 +95,8 @@ def train(folder, settings, *, freeze=False, **options):
         backbone = small_resnet((8,))
         return retrieval_model(backbone, units, freeze_batch_norm=freeze, **options)
 
+    if settings.get("strategy") != "data_parallel":  # what hosts did before is over
+        os.environ.pop("KERAS_DISTRIBUTION_NUM_PROCESSES", None)
     training.make_sampler = make_recorded
     network.retrieval_model = make_model
     try:

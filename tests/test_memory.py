@@ -107,7 +107,7 @@ def test_the_least_number_that_divides_the_batch(
 
 
 def test_an_image_that_does_not_fit_alone_is_told_what_it_needs():
-    with pytest.raises(ValueError, match="Expected memory_gib >= 0.0015.*one image"):
+    with pytest.raises(ValueError, match=r"Expected memory_gib >= 0\.0015.*one image"):
         chunks_of(64, 0)
 
 
