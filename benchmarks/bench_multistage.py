@@ -233,30 +233,30 @@ def write_files(folder, image_size, count):
 
 
 def plot(rows, path):
-    """Draw memory and time of a step against the batch size."""
+    """Draw the memory of a step against the batch size."""
     from matplotlib import pyplot as plt
 
     plt.rcParams |= {"font.size": 11, "axes.spines.top": 0, "axes.spines.right": 0}
-    figure, panels = plt.subplots(1, 2, figsize=(8.5, 4.2), dpi=200)
-    panels[0].set_title("Added peak memory, MiB")
-    panels[1].set_title("A step, seconds")
-    names = {"once": "at once", "chunks": "in chunks of 64", "files": "…, from files"}
+    figure, panel = plt.subplots(figsize=(6.5, 4.2), dpi=200)
+    panel.set_title("Added peak memory of a step, MiB")
+    names = {
+        "once": "at once",
+        "chunks": "in chunks of 64 images",
+        "files": "in chunks, read from files",
+    }
     for case, colour in COLOURS.items():
         points = [row for row in rows if row["case"] == case and "best" in row]
-        for panel, key in zip(panels, ("added", "best"), strict=True):
-            panel.plot(
-                [point["size"] for point in points],
-                [point[key] for point in points],
-                "o-", color=colour, label=names[case], markersize=4,
-            )  # fmt: skip
+        sizes = [point["size"] for point in points]
+        added = [point["added"] for point in points]
+        panel.plot(sizes, added, "o-", color=colour, label=names[case], markersize=5)
     sizes = sorted({row["size"] for row in rows})
-    for panel in panels:
-        panel.set(xscale="log", yscale="log", xlabel="batch size B")
-        panel.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=40)
-        panel.yaxis.set_major_formatter("{x:,g}")
-        panel.minorticks_off()
-        panel.grid(linewidth=0.4, color="#DDDDDD")
-    panels[0].legend(frameon=False)
+    panel.set(xscale="log", yscale="log", xlabel="batch size B", ylim=(300, 12000))
+    panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ticks = [500, 1000, 2000, 4000, 8000]
+    panel.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    panel.minorticks_off()
+    panel.grid(linewidth=0.4, color="#DDDDDD")
+    panel.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path)
 

@@ -31,13 +31,19 @@ collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
 MINUTES_ON_JAX = {"test_multistage.py", "test_trainer.py"}
 FAST_ON_JAX = ("adamw", "dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]", "half_prec")
 
+LONG_ON_TENSORFLOW = ("adamw-True", "dropout-xla-4", "checkpoints_and_validation")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as slow what takes long on JAX alone."""
+    """Mark as slow what takes long on one backend alone."""
     for item in items:
-        is_long = keras.backend.backend() == "jax" and item.path.name in MINUTES_ON_JAX
-        if is_long and not any(name in item.nodeid for name in FAST_ON_JAX):
+        if keras.backend.backend() == "jax":
+            is_long = item.path.name in MINUTES_ON_JAX
+            is_long = is_long and not any(name in item.nodeid for name in FAST_ON_JAX)
+        else:
+            is_long = any(name in item.nodeid for name in LONG_ON_TENSORFLOW)
+        if is_long:
             item.add_marker(pytest.mark.slow)
 
 

@@ -474,6 +474,7 @@ def test_a_run_in_chunks_killed_at_a_random_step_ends_as_an_unbroken_one(tmp_pat
     assert load_model(broken / "run" / "last.keras", compile=True).num_chunks == 3
 
 
+@pytest.mark.slow
 def test_a_run_in_chunks_and_16_bits_trains_and_exports(tmp_path):
     options = {**LONG_RUN, "epochs": 2, "steps_per_epoch": 2}
     options |= {"batch_size": 24, "num_chunks": 3, "precision": "mixed_bfloat16"}
@@ -506,6 +507,7 @@ def test_a_run_in_chunks_and_16_bits_trains_and_exports(tmp_path):
 
 
 def test_a_strategy_of_another_backend_is_explained(tmp_path, monkeypatch):
+    pytest.importorskip("jax")
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     process = start(tmp_path, "train", "--strategy", "mirrored", "--run-dir", "run")
     assert process.wait(120) == 1

@@ -245,6 +245,7 @@ def check_two_hosts(folder, **settings):
 
 
 def test_two_hosts_give_the_run_of_one_and_tensorflow_goes_on(tmp_path):
+    pytest.importorskip("jax")
     check_two_hosts(tmp_path)
 
 
