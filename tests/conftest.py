@@ -27,24 +27,23 @@ ALL = {path.name for path in pathlib.Path(__file__).parent.glob("test_*.py")}
 HERE = {"tensorflow": ALL, "jax": ON_TORCH | MULTISTAGE, "torch": ON_TORCH}
 collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
 
-# JAX compiles each of their cases for seconds: of these, some stand for all.
-MINUTES_ON_JAX = {"test_multistage.py", "test_trainer.py"}
-FAST_ON_JAX = ("adamw", "dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]", "half_prec")
+# XLA compiles each of their cases for seconds: of these, some stand for all.
+COMPILED = {"test_multistage.py", "test_trainer.py"}
+FAST = ("adamw", "dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
 
-LONG_ON_TENSORFLOW = ("adamw-True", "dropout-xla-4", "checkpoints_and_validation")
+LONG_ON_TENSORFLOW = ("adamw-True", "checkpoints_and_validation", "xla")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as slow what takes long on one backend alone."""
+    """Mark as slow what is compiled for long, but for what stands for it."""
+    on_jax = keras.backend.backend() == "jax"
+    stands_for_all = FAST if on_jax else FAST[1:]
     for item in items:
-        if keras.backend.backend() == "jax":
-            is_long = item.path.name in MINUTES_ON_JAX
-            is_long = is_long and not any(name in item.nodeid for name in FAST_ON_JAX)
-        else:
-            is_long = any(name in item.nodeid for name in LONG_ON_TENSORFLOW)
-        if is_long:
-            item.add_marker(pytest.mark.slow)
+        if item.path.name in COMPILED:
+            is_long = on_jax or any(name in item.nodeid for name in LONG_ON_TENSORFLOW)
+            if is_long and not any(name in item.nodeid for name in stands_for_all):
+                item.add_marker(pytest.mark.slow)
 
 
 TINY = {
