@@ -3,6 +3,7 @@
 import pathlib
 
 import keras
+import processes
 import pytest
 
 from keras_aploss import RunSettings, train_run
@@ -44,6 +45,12 @@ def pytest_collection_modifyitems(items):
             is_long = on_jax or any(name in item.nodeid for name in LONG_ON_TENSORFLOW)
             if is_long and not any(name in item.nodeid for name in stands_for_all):
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    yield
+    processes.end_all()
 
 
 TINY = {

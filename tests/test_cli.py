@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from processes import started
 from run_folder import assert_same_weights, history
 
 from keras_aploss import RunReport, RunSettings, cli
@@ -326,20 +327,7 @@ def start(folder, *args):
             # A job in the background of a script inherits that Ctrl-C is ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
-    STARTED.append(process)
-    return process
-
-
-STARTED = []
-
-
-@pytest.fixture(autouse=True)
-def no_process_outlives_its_test():
-    yield
-    for process in STARTED:
-        if process.poll() is None:
-            process.kill()
-    STARTED.clear()
+    return started(process)
 
 
 def start_training(folder, settings=LONG_RUN):

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import started
 from run_folder import read_weights
 
 from keras_aploss import RunSettings
@@ -38,22 +39,8 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_process_outlives_its_test():
-    yield
-    for process in STARTED:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    STARTED.clear()
-
-
-STARTED = []
-
-
 def start(*args, **options):
-    STARTED.append(host.start(*args, **options))
-    return STARTED[-1]
+    return started(host.start(*args, **options))
 
 
 def run_of(folder, **options):
