@@ -275,7 +275,7 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024, 4096])
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, help="default: 2, with --time 6")
     parser.add_argument("--json", type=Path, help="store the numbers here")
     parser.add_argument("--from-json", type=Path, help="draw stored numbers")
     parser.add_argument("--plot", type=Path, help="draw them here (PNG)")
@@ -292,20 +292,12 @@ def main():
             return measure(["files"], [256, 4096], 32, 800, 1, folder)
         write_files(folder, args.image_size, 512)
         if args.time:
-            rows = measure(
-                ["once", "chunks"],
-                [256],
-                args.chunk,
-                args.image_size,
-                6,
-                folder,
-                args.xla,
-            )
+            cases, shape = ["once", "chunks"], (args.chunk, args.image_size)
+            rows = measure(cases, [256], *shape, args.steps or 6, folder, args.xla)
             ratio = rows[1]["best"] / rows[0]["best"]
             return print(f"in chunks: {ratio:.2f} x the time of training at once")
-        rows = measure(
-            args.cases, args.sizes, args.chunk, args.image_size, args.steps, folder
-        )
+        shape = args.chunk, args.image_size
+        rows = measure(args.cases, args.sizes, *shape, args.steps or 2, folder)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
     if args.plot:

@@ -55,7 +55,8 @@ class RunReport(NamedTuple):
         metrics: rows of exact metrics on the test images by name: `"raw pixels"`,
             `"before training"`, `"after training"`.
         saved_model: folder of the exported version; None if it was not exported.
-        interrupted: whether Ctrl-C ended the run; then there are no metrics.
+        interrupted: whether Ctrl-C ended the run; then there are no metrics, as on all
+            but the first of several hosts.
         epochs: number of finished epochs.
 
     Example:
@@ -83,6 +84,9 @@ def train_run(
     verbose: int | str = "auto",
 ) -> RunReport:
     """Train a retrieval model, report on unseen classes and export it.
+
+    With `strategy="data_parallel"` each of several hosts calls this with the same
+    arguments. They train together; the first one writes, measures and exports.
 
     Ctrl-C ends the training; the report says so. Before the training has begun, while
     the images are read, it leaves no run folder and raises `KeyboardInterrupt`.
@@ -160,12 +164,7 @@ def _train(settings, folder, devices, *, resume, verbose):
                 folder.rmdir()  # unless there is something in it
         raise
     if devices.process == 0:
-        if (
-            not resume
-            or settings.num_chunks
-            != RunSettings.load(folder / "settings.json").num_chunks
-        ):
-            replace(folder / "settings.json", settings.save)
+        replace(folder / "settings.json", settings.save)
         write_skipped(folder, data.skipped)
     model = in_chunks(model, settings, sampler)
     if settings.num_chunks > 1 or devices.num_devices > 1:
