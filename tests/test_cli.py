@@ -24,7 +24,7 @@ from keras_aploss import RunReport, RunSettings, cli
 from keras_aploss.data import ImageFiles
 from keras_aploss.runs.checkpoint import load_model
 
-ROOT = pathlib.Path(cli.__file__).parents[1]
+ROOT = pathlib.Path(cli.__file__).parents[2]
 
 
 def invoke(*args):

@@ -1,0 +1,65 @@
+"""`keras-aploss evaluate`: exact metrics of a trained model."""
+
+import pathlib
+import sys
+
+import click
+import numpy as np
+
+from keras_aploss.callbacks import RetrievalEvaluation, evaluate_embeddings
+from keras_aploss.cli.models import find_model
+from keras_aploss.cli.output import clear_errors, print_metrics
+from keras_aploss.runs import pixel_embeddings, write_evaluation
+from keras_aploss.runs.checkpoint import encoder_of, load_model
+from keras_aploss.runs.images import read_evaluation_set
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, path_type=pathlib.Path))
+@click.option("--data", help="As for `train`; by default the data of the run.")
+@click.option("--split", help="Split to evaluate; by default the test set.")
+@click.option("--image-size", type=int, help="By default that of the run.")
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    help="Write figures and pictures of the best and worst queries into this folder.",
+)
+def evaluate(model, data, split, image_size, report):
+    """Measure MODEL, a run folder or a `.keras` file, on a set of images.
+
+    Each image queries all the others; in a CSV file with the splits query and gallery,
+    the former query the latter.
+
+    \b
+    Examples:
+        keras-aploss evaluate runs/landmarks
+        keras-aploss evaluate runs/landmarks --data photos/ --report report/
+    """
+    with clear_errors():
+        path, settings = find_model(model, image_size)
+        network = encoder_of(load_model(path))
+        images, queries = read_evaluation_set(
+            settings, data, split, verbose=int(sys.stdout.isatty())
+        )
+        evaluation = RetrievalEvaluation(images.images, images.labels, queries=queries)
+        evaluation.set_model(network)
+        snapshot = evaluation.evaluate(-1)
+        pixels = evaluate_embeddings(
+            pixel_embeddings(images.images), images.labels, queries
+        )
+        metrics = {"raw pixels": pixels.metrics, "model": snapshot.result.metrics}
+        written = []
+        if report:
+            written = write_evaluation(
+                report, images, snapshot, metrics=metrics, queries=queries
+            )
+    count = int(np.isfinite(snapshot.result.average_precision).sum())
+    print_metrics(metrics, f"Exact metrics of {count:,} queries")
+    if images.skipped:
+        click.echo(f"\nLeft out: {len(images.skipped)} files or classes, such as")
+        for path, reason in images.skipped[:3]:
+            click.echo(f"  {path}: {reason}")
+    if written:
+        click.echo("\nWritten:")
+    for file in written:
+        click.echo(f"  {file}")

@@ -1,0 +1,30 @@
+"""Which model a command is given, and with which settings it was trained."""
+
+import dataclasses
+
+from keras_aploss.runs import RunSettings
+
+
+def find_model(path, image_size):
+    """The `.keras` file of a run folder or of a path, and the settings of its run."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        finished = path / "model.keras"
+        path = finished if finished.exists() else path / "last.keras"
+    if path.suffix != ".keras" or not path.exists():
+        raise ValueError(
+            "Expected a run folder that holds `model.keras`, or a `.keras` file. "
+            f"Received: {str(path)!r}."
+        )
+    if (folder / "settings.json").exists():
+        settings = RunSettings.load(folder / "settings.json")
+    elif image_size:
+        settings = RunSettings(name=path.stem)
+    else:
+        raise ValueError(
+            f"Expected `--image-size`: {str(path)!r} lies in no run folder that tells "
+            "with which size it was trained."
+        )
+    if image_size is not None:
+        settings = dataclasses.replace(settings, image_size=image_size)
+    return path, settings

@@ -1,0 +1,167 @@
+"""`keras-aploss train`: from images to a model that is measured and exported."""
+
+import dataclasses
+import pathlib
+import shlex
+import sys
+import time
+
+import click
+
+from keras_aploss.cli.output import INTERRUPTED, clear_errors, print_metrics
+from keras_aploss.runs import RunReport, RunSettings, train_run
+from keras_aploss.runs.devices import check_run_dir_is_shared
+
+DEFAULT_EXPORT = "saved_models"
+
+
+def _settings_options(command):
+    """Add an option for each field of `RunSettings`, in their order."""
+    for field in reversed(dataclasses.fields(RunSettings)):
+        name = "--" + field.name.replace("_", "-")
+        if field.type is bool:
+            name += f"/--no-{name[2:]}"
+        option = click.option(
+            name,
+            type=field.type,
+            default=field.default,
+            show_default=field.default != "",
+            help=field.metadata["help"],
+        )
+        command = option(command)
+    return command
+
+
+@click.command(context_settings={"max_content_width": 100})
+@_settings_options
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Read settings from a JSON file, such as `settings.json` of another run; "
+    "options on the command line win.",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    help="Run folder; by default `runs/` and the name and time.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
+    metavar="RUN_DIR",
+    help="Go on with a run that was stopped or killed, with its own settings.",
+)
+@click.option(
+    "--export-to",
+    default=DEFAULT_EXPORT,
+    show_default=True,
+    help="Folder of the exported models; '' exports nothing.",
+)
+@click.pass_context
+def train(context, config, run_dir, resume, export_to, **options):
+    """Train a retrieval model, measure it on unseen classes, and export it.
+
+    \b
+    Examples:
+        keras-aploss train
+        keras-aploss train --data photos/ --image-size 128 --epochs 30
+        keras-aploss train --data list.csv --backbone ResNet50 --weights imagenet
+        keras-aploss train --data photos/ --batch-size 4096 --memory-gib 12
+        keras-aploss train --config runs/landmarks/settings.json --seed 1
+        keras-aploss train --resume runs/landmarks
+    """
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    with clear_errors():
+        if resume:
+            if given or config or run_dir:
+                raise ValueError(
+                    "Expected `--resume` without other settings: a run goes on with "
+                    "those of its `settings.json`. Received also: "
+                    f"{_as_options([*given, *_names(config=config, run_dir=run_dir)])}."
+                )
+            run_dir, path = resume, resume / "settings.json"
+            settings = RunSettings.load(path) if path.exists() else RunSettings()
+        else:
+            settings = RunSettings.load(config) if config else RunSettings()
+            settings = dataclasses.replace(settings, **given)
+            if pathlib.Path(settings.data).exists():
+                # The run can then be evaluated from any working directory.
+                data = str(pathlib.Path(settings.data).absolute())
+                settings = dataclasses.replace(settings, data=data)
+            check_run_dir_is_shared(run_dir)
+            run_dir = run_dir or _new_run_dir(settings)
+        click.echo(f"Reading {settings.data}; the run folder is {run_dir}")
+        started = time.monotonic()
+        report = train_run(
+            settings,
+            run_dir,
+            resume=bool(resume),
+            export_to=export_to or None,
+            # Progress bars are for people: in a log, a line per epoch.
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    if report.interrupted:
+        _print_interrupted(report, settings, export_to)
+        sys.exit(INTERRUPTED)
+    if not report.metrics:  # of several hosts the first one measures
+        return
+    print_metrics(report.metrics, "Exact metrics on classes never seen in training")
+    _print_next_steps(report, time.monotonic() - started)
+
+
+def _new_run_dir(settings):
+    now = time.strftime("%Y%m%d-%H%M%S")
+    return pathlib.Path("runs") / f"{settings.model_name}-{now}"
+
+
+def _print_interrupted(report: RunReport, settings: RunSettings, export_to: str):
+    command = f"keras-aploss train --resume {shlex.quote(str(report.folder))}"
+    if export_to != DEFAULT_EXPORT:
+        command += f" --export-to {shlex.quote(export_to)}"
+    model = report.folder / "last.keras"
+    state = f"{report.epochs} of {settings.epochs} epochs are finished"
+    if report.epochs:
+        state += f"; {model} is the model after the last of them"
+    click.echo(f"\nInterrupted: {state}.\nGo on with:  {command}")
+
+
+def _print_next_steps(report: RunReport, seconds: float) -> None:
+    folder = report.folder
+    files = {
+        folder / "evaluation" / "rankings.png": "unseen queries, before and after",
+        folder / "curves.png": "loss and metrics of each epoch",
+        folder / "model.keras": "the trained model",
+    }
+    if report.saved_model:
+        files[report.saved_model] = "the SavedModel for TensorFlow Serving"
+    width = max(len(str(file)) for file in files)
+    quoted = shlex.quote(str(folder))
+    lines = [
+        f"Done in {int(seconds) // 60} min {int(seconds) % 60:02d} s. Look at:",
+        *(f"  {file!s:{width}}  {what}" for file, what in files.items()),
+        "",
+        "Next:",
+        f"  tensorboard --logdir {quoted}/tensorboard",
+        f"  keras-aploss evaluate {quoted} --data PHOTOS --report report",
+        "    (PHOTOS: your images, one sub-folder per class)",
+    ]
+    if report.saved_model:
+        model = report.saved_model.parent.resolve()
+        name = model.name
+        lines += [
+            f"  docker run -p 8501:8501 -e MODEL_NAME={name} \\",
+            f"    -v {shlex.quote(f'{model}:/models/{name}')} tensorflow/serving",
+        ]
+    click.echo("\n".join(lines))
+
+
+def _names(**values):
+    return [name for name, value in values.items() if value]
+
+
+def _as_options(names):
+    return ", ".join("--" + name.replace("_", "-") for name in names)
