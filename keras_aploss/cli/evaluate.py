@@ -7,10 +7,9 @@ import click
 import numpy as np
 
 from keras_aploss.callbacks import RetrievalEvaluation, evaluate_embeddings
-from keras_aploss.cli.models import find_model
+from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.output import clear_errors, print_metrics
 from keras_aploss.runs import pixel_embeddings, write_evaluation
-from keras_aploss.runs.checkpoint import encoder_of, load_model
 from keras_aploss.runs.images import read_evaluation_set
 
 
@@ -36,8 +35,7 @@ def evaluate(model, data, split, image_size, report):
         keras-aploss evaluate runs/landmarks --data photos/ --report report/
     """
     with clear_errors():
-        path, settings = find_model(model, image_size)
-        network = encoder_of(load_model(path))
+        network, settings = load_encoder(model, image_size)
         images, queries = read_evaluation_set(
             settings, data, split, verbose=int(sys.stdout.isatty())
         )

@@ -4,10 +4,9 @@ import pathlib
 
 import click
 
-from keras_aploss.cli.models import find_model
+from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.output import clear_errors
 from keras_aploss.export import export_saved_model
-from keras_aploss.runs.checkpoint import encoder_of, load_model
 
 
 @click.command()
@@ -26,9 +25,9 @@ def export(model, output, image_size):
         keras-aploss export runs/landmarks --output saved_models/landmarks
     """
     with clear_errors():
-        path, settings = find_model(model, image_size)
+        encoder, settings = load_encoder(model, image_size)
         version = export_saved_model(
-            encoder_of(load_model(path)),
+            encoder,
             output or f"saved_models/{settings.model_name}",
             image_size=settings.image_size,
         )

@@ -1,11 +1,23 @@
 """Which model a command is given, and with which settings it was trained."""
 
 import dataclasses
+import pathlib
+
+import keras
 
 from keras_aploss.runs import RunSettings
+from keras_aploss.runs.checkpoint import encoder_of, load_model
 
 
-def find_model(path, image_size):
+def load_encoder(
+    path: pathlib.Path, image_size: int | None = None
+) -> tuple[keras.Model, RunSettings]:
+    """The model of a run folder or a `.keras` file, and the settings of its run."""
+    path, settings = _find_model(path, image_size)
+    return encoder_of(load_model(path)), settings
+
+
+def _find_model(path, image_size):
     """The `.keras` file of a run folder or of a path, and the settings of its run."""
     folder = path if path.is_dir() else path.parent
     if path.is_dir():
