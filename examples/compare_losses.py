@@ -1,0 +1,385 @@
+r"""Does a list beat triplets? Losses compared on the same images, each at its best.
+
+One network is trained from random weights by each loss, on the same batches of the same
+augmented images, by the same optimizer, and ranks images of classes that it never saw:
+
+* losses: AP, tie-aware AP, triplet semi-hard, triplet hard (margin or soft margin), and
+  the features of a softmax classifier;
+* of the AP loss: the number of bins, with and without the query in its own list; GeM,
+  average and max pooling; PCA whitening, learnt on the training images.
+
+The learning rate of each loss, and the margin of the triplets, have the best mAP on
+validation classes, a quarter of the *training* classes, with seed 0: rates on a grid of
+factor 3 that grows while the best is at its edge. The chosen ones then train on all
+training classes with the seeds 1, 2 and 3. Variants of the AP loss take its rate.
+
+DATA is a CSV file for `image_manifest` with the splits train and test, or train, query
+and gallery. On the test split each image queries all others.
+
+    python examples/compare_losses.py data/omniglot/manifest.csv --json omniglot.json \
+        --image-size 28 --steps 600 --plot omniglot.png
+    python examples/compare_losses.py grocery/manifest.csv --json grocery.json \
+        --image-size 64 --steps 400 --flip --plot grocery.png
+
+Each training is stored when it ends: the command goes on where it was killed and, where
+nothing is left to train, prints the tables and draws.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import re
+import tempfile
+import threading
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+RATES, FACTOR = (1e-3, 3e-3), 3
+SEEDS = (1, 2, 3)
+OPTIONS = {  # what is chosen besides the rate
+    "AP": [{}],
+    "tie-aware AP": [{}],
+    "triplet semi-hard": [{"margin": 0.2}, {"margin": 1.0}],
+    "triplet hard": [{"margin": 0.2}, {"margin": 1.0}, {"soft": True}],
+    "softmax": [{}],
+}
+BINS = (5, 10, 20, 40)
+POOLING = ("gem", "average", "max")
+WHITENING = {"none": None, "power 0.25": 0.25, "full (power 0.5)": 0.5}
+METRICS = {"map": "mAP", "recall_at_1": "recall@1", "map_at_r": "MAP@R"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training: what it is, and all that it depends on."""
+
+    loss: str
+    options: str  # arguments of the loss, as JSON
+    pooling: str
+    rate: float
+    seed: int
+    is_final: bool  # on all training classes, measured on the test images
+
+
+def make_trial(loss, options, rate, seed, *, pooling="gem", is_final=True):
+    """Make a trial with the options of its loss as a text, which can be a key."""
+    options = json.dumps(options, sort_keys=True)
+    return Trial(loss, options, pooling, float(f"{rate:.3g}"), seed, is_final)
+
+
+def read_images(arguments):
+    """Read what all trainings share: arrays of images and labels by their use."""
+    from keras_aploss import image_manifest, split_classes
+    from keras_aploss.runs.images import choose_test_set
+
+    size = arguments.image_size
+    sets = image_manifest(arguments.data, image_size=size, verbose=1)
+    train, (test, queries) = sets["train"], choose_test_set(sets)
+    # A quarter larger, so that a crop of them is not blurred.
+    large = type(train.images)(train.images.paths, round(size * 1.25))
+    validation = split_classes(train, test_fraction=0.25)[1]
+    return {
+        "large": large.load(verbose=1),
+        "train": train.images.load(),
+        "train_labels": np.unique(train.labels, return_inverse=True)[1],
+        "is_validation": np.isin(train.labels, validation.labels),
+        "test": test.images.load(verbose=1),
+        "test_labels": test.labels,
+        "queries": np.arange(len(test.labels)) if queries is None else queries,
+    }
+
+
+def start_worker(path, arguments):
+    """Load the images into this process."""
+    global DATA, ARGUMENTS
+    DATA, ARGUMENTS = dict(np.load(path)), arguments
+
+
+def train(trial):
+    """Train once; return the metrics of the images that the trial is measured on."""
+    import keras
+
+    from keras_aploss import Augmentation, ClassBalancedSampler
+
+    keras.utils.set_random_seed(trial.seed)
+    chosen = np.flatnonzero(trial.is_final | ~DATA["is_validation"])
+    labels = np.unique(DATA["train_labels"][chosen], return_inverse=True)[1]
+    augmentation = Augmentation(
+        ARGUMENTS.image_size, scale=(0.5, 1), rotation=10, flip=ARGUMENTS.flip
+    )
+    batches = ClassBalancedSampler(
+        DATA["large"][chosen],
+        labels,
+        classes_per_batch=ARGUMENTS.classes_per_batch,
+        images_per_class=ARGUMENTS.images_per_class,
+        steps_per_epoch=ARGUMENTS.steps,
+        augment=augmentation,
+        seed=trial.seed,
+    )
+    encoder = make_encoder(trial.pooling)
+    model, loss = make_model(encoder, trial, num_classes=labels.max() + 1)
+    warmup = ARGUMENTS.steps // 10
+    schedule = keras.optimizers.schedules.CosineDecay(
+        trial.rate / 10, ARGUMENTS.steps - warmup,
+        warmup_target=trial.rate, warmup_steps=warmup,
+    )  # fmt: skip
+    model.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-4), loss)
+    begin = time.perf_counter()
+    history = model.fit(batches, shuffle=False, verbose=0).history
+    row = {"seconds": time.perf_counter() - begin, "train_loss": history["loss"][-1]}
+    return row | measure(encoder, trial)
+
+
+def make_encoder(pooling):
+    """The network of the comparison, with random weights."""
+    from keras_aploss import retrieval_model, small_resnet
+
+    return retrieval_model(small_resnet((16, 32, 64)), units=64, pooling=pooling)
+
+
+def make_model(encoder, trial, num_classes):
+    """What is trained, and by which loss: the encoder, or a classifier around it."""
+    import keras
+
+    import keras_aploss
+
+    if trial.loss == "softmax":
+        # Logits of embeddings before they get unit length, as classifiers are trained.
+        logits = keras.layers.Dense(num_classes)(encoder.get_layer("projection").output)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return keras.Model(encoder.input, logits), loss
+    losses = {
+        "AP": keras_aploss.APLoss,
+        "tie-aware AP": keras_aploss.TieAwareAPLoss,
+        "triplet semi-hard": keras_aploss.TripletSemiHardLoss,
+        "triplet hard": keras_aploss.TripletHardLoss,
+    }
+    return encoder, losses[trial.loss](**json.loads(trial.options))
+
+
+def measure(encoder, trial):
+    """Exact metrics on validation classes; or on the test images, whitened or not."""
+    import keras
+
+    from keras_aploss import PCAWhitening, embed
+
+    if not trial.is_final:
+        chosen = np.flatnonzero(DATA["is_validation"])
+        embeddings = embed(encoder, DATA["train"][chosen], batch_size=256)
+        every = np.arange(len(chosen))
+        return {"none": metrics_of(embeddings, DATA["train_labels"][chosen], every)}
+    test = embed(encoder, DATA["test"], batch_size=256)
+    rows = {"none": metrics_of(test, DATA["test_labels"], DATA["queries"])}
+    if (trial.loss, trial.options, trial.pooling) == ("AP", "{}", "gem"):
+        training = embed(encoder, DATA["train"], batch_size=256)
+        for name, power in WHITENING.items():
+            if power:
+                whitening = PCAWhitening(power=power)
+                whitening.adapt(training)
+                whitened = keras.ops.normalize(whitening(test))
+                whitened = keras.ops.convert_to_numpy(whitened)
+                rows[name] = metrics_of(whitened, DATA["test_labels"], DATA["queries"])
+    return rows
+
+
+def metrics_of(embeddings, labels, queries):
+    """Leave one out; or queries against the images that are none, if not all are."""
+    from keras_aploss.callbacks import evaluate_embeddings
+
+    queries = None if len(queries) == len(labels) else queries
+    metrics = evaluate_embeddings(embeddings, labels, queries).metrics
+    return {name: metrics[name] for name in METRICS}
+
+
+class Study:
+    """Runs trials in processes, keeps what they return, and stores it.
+
+    Args:
+        path: the JSON file.
+        pool: a `ProcessPoolExecutor`.
+    """
+
+    def __init__(self, path, pool):
+        self.path, self.pool, self.lock = path, pool, threading.RLock()
+        self.rows = json.loads(path.read_text()) if path.exists() else []
+        self.futures = {}
+        for row in self.rows:
+            future = self.futures[Trial(**row["trial"])] = Future()
+            future.set_result(row["result"])
+
+    def run(self, trial):
+        """Begin a trial, if nobody has."""
+        with self.lock:
+            if trial not in self.futures:
+                self.futures[trial] = self.pool.submit(train, trial)
+                self.futures[trial].add_done_callback(lambda f: self.store(trial, f))
+            return self.futures[trial]
+
+    def store(self, trial, future):
+        """Write what is known so far, and a line for people who wait."""
+        with self.lock:
+            trial, result = dataclasses.asdict(trial), future.result()
+            self.rows.append({"trial": trial, "result": result})
+            part = self.path.with_suffix(".part")
+            part.write_text(json.dumps(self.rows, indent=1) + "\n")
+            part.replace(self.path)
+            values = " ".join(f"{value!s:<17}" for value in trial.values())
+            print(values, f"{result['none']['map']:.4f}", flush=True)
+
+    def choose(self, loss):
+        """The options and the rate with the best mAP on the validation classes."""
+        scores = {}
+        for options in OPTIONS[loss]:
+            own, wanted = {}, RATES
+            while wanted:
+                trials = {
+                    rate: make_trial(loss, options, rate, 0, is_final=False)
+                    for rate in wanted
+                }
+                futures = {rate: self.run(trial) for rate, trial in trials.items()}
+                own |= {r: f.result()["none"]["map"] for r, f in futures.items()}
+                best = max(own, key=own.get)
+                edges = [best / FACTOR] * (best == min(own))
+                wanted = edges + [best * FACTOR] * (best == max(own))
+            scores |= {(json.dumps(options), rate): own[rate] for rate in own}
+        options, rate = max(scores, key=scores.get)
+        return json.loads(options), rate
+
+    def repeat(self, loss, options, rate, pooling="gem"):
+        """The results of the seeds."""
+        trials = [make_trial(loss, options, rate, s, pooling=pooling) for s in SEEDS]
+        return [future.result() for future in [self.run(trial) for trial in trials]]
+
+
+def compare(study):
+    """Run all; return tables of lists of results, one for each seed."""
+    with ThreadPoolExecutor(32) as threads:
+        choices = {loss: threads.submit(study.choose, loss) for loss in OPTIONS}
+
+        def of_loss(loss):
+            return study.repeat(loss, *choices[loss].result())
+
+        def of_ap(options, pooling="gem"):
+            rate = choices["AP"].result()[1]
+            return study.repeat("AP", options, rate, pooling)
+
+        def of_bins(num_bins, **options):
+            return of_ap(options | ({} if num_bins == 20 else {"num_bins": num_bins}))
+
+        submit = threads.submit
+        tables = {
+            "bins, query in its list": {n: submit(of_bins, n) for n in BINS},
+            "bins, query left out": {
+                n: submit(of_bins, n, exclude_self=True) for n in BINS
+            },
+            "pooling": {name: submit(of_ap, {}, name) for name in POOLING},
+            "loss": {loss: submit(of_loss, loss) for loss in OPTIONS},
+        }
+        tables = {
+            title: {str(name): future.result() for name, future in table.items()}
+            for title, table in tables.items()
+        }
+    losses = tables.pop("loss").items()
+    tables = {
+        "loss": {_row_name(s, choices[s].result()): r for s, r in losses}
+    } | tables
+    base = tables["pooling"]["gem"]
+    tables["whitening"] = {
+        name: [{"none": result[name]} for result in base] for name in WHITENING
+    }
+    return tables
+
+
+def _row_name(loss, choice):
+    """A loss with what was chosen for it."""
+    options, rate = choice
+    chosen = [f"{key} {value}" for key, value in options.items()]
+    return ", ".join([loss, *chosen, f"rate {rate:g}"])
+
+
+def statistics(results, metric):
+    """Mean and standard deviation over the seeds."""
+    values = [result["none"][metric] for result in results]
+    return np.mean(values), np.std(values, ddof=1)
+
+
+def print_tables(tables):
+    """Print them as Markdown."""
+    for title, table in tables.items():
+        print(f"\n| {title} | {' | '.join(METRICS.values())} |")
+        print("|---" * (1 + len(METRICS)) + "|")
+        for name, results in table.items():
+            cells = [statistics(results, metric) for metric in METRICS]
+            cells = [f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in cells]
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
+def plot(tables, path, title):
+    """Draw the mAP of each row of the tables, with its deviation."""
+    from matplotlib import pyplot as plt
+
+    plt.rcParams |= {"font.size": 10, "axes.spines.top": 0, "axes.spines.right": 0}
+    heights = [len(table) for table in tables.values()]
+    figure, panels = plt.subplots(
+        len(tables), sharex=True, height_ratios=heights, dpi=160,
+        figsize=(8, 1.2 + 0.42 * sum(heights)), layout="constrained",
+    )  # fmt: skip
+    for panel, (name, table) in zip(panels, tables.items(), strict=True):
+        names = [row.partition(", rate")[0] for row in table]
+        points = [statistics(results, "map") for results in table.values()]
+        means, deviations = zip(*points, strict=True)
+        is_best = [mean == max(means) for mean in means]
+        colours = ["#0072B2" if best else "#9BB8CC" for best in is_best]
+        panel.barh(names, means, xerr=deviations, color=colours, capsize=3, height=0.7)
+        panel.set_title(name, loc="left", fontsize=10, fontweight="bold")
+        panel.invert_yaxis()
+        panel.grid(axis="x", linewidth=0.4, color="#DDDDDD")
+        panel.set_axisbelow(True)
+    panels[-1].set(xlabel="mAP on classes that were not trained on")
+    panels[0].set_xlim(0)
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main():
+    """Train what is not stored yet; print the tables; draw."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", help="a CSV file for `image_manifest`")
+    parser.add_argument("--json", type=Path, required=True, help="store results here")
+    parser.add_argument("--plot", type=Path, help="draw the mAPs here (PNG)")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=400, help="updates of a training")
+    parser.add_argument("--classes-per-batch", type=int, default=16)
+    parser.add_argument("--images-per-class", type=int, default=8)
+    parser.add_argument("--flip", action="store_true", help="mirror every other image")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
+    arguments = parser.parse_args()
+    # One thread of TensorFlow each: small convolutions hardly gain from a second.
+    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images.npz"
+        np.savez(images, **read_images(arguments))
+        with ProcessPoolExecutor(
+            arguments.workers, spawn, start_worker, (images, arguments)
+        ) as pool:
+            tables = compare(Study(arguments.json, pool))
+    cpu = re.search("model name\\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    batch = f"{arguments.classes_per_batch} x {arguments.images_per_class}"
+    print(
+        f"\n{arguments.data}: {arguments.image_size} px, {arguments.steps} updates of "
+        f"{batch} images; {os.cpu_count()} cores, {cpu[1] if cpu else '?'}"
+    )
+    print_tables(tables)
+    if arguments.plot:
+        plot(tables, arguments.plot, f"{arguments.data}: mean and deviation, 3 seeds")
+
+
+if __name__ == "__main__":
+    main()
