@@ -26,6 +26,7 @@ nothing is left to train, prints the tables and draws.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -201,11 +202,12 @@ class Study:
 
     Args:
         path: the JSON file.
-        pool: a `ProcessPoolExecutor`.
+        make_pool: makes a `ProcessPoolExecutor`, once there is something to train.
     """
 
-    def __init__(self, path, pool):
-        self.path, self.pool, self.lock = path, pool, threading.RLock()
+    def __init__(self, path, make_pool):
+        self.path, self.make_pool, self.pool = path, make_pool, None
+        self.lock = threading.RLock()
         self.rows = json.loads(path.read_text()) if path.exists() else []
         self.futures = {}
         for row in self.rows:
@@ -216,6 +218,7 @@ class Study:
         """Begin a trial, if nobody has."""
         with self.lock:
             if trial not in self.futures:
+                self.pool = self.pool or self.make_pool()
                 self.futures[trial] = self.pool.submit(train, trial)
                 self.futures[trial].add_done_callback(lambda f: self.store(trial, f))
             return self.futures[trial]
@@ -363,13 +366,18 @@ def main():
     # One thread of TensorFlow each: small convolutions hardly gain from a second.
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder) / "images.npz"
-        np.savez(images, **read_images(arguments))
-        with ProcessPoolExecutor(
-            arguments.workers, spawn, start_worker, (images, arguments)
-        ) as pool:
-            tables = compare(Study(arguments.json, pool))
+    with contextlib.ExitStack() as stack:
+
+        def make_pool():
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            images = Path(folder) / "images.npz"
+            np.savez(images, **read_images(arguments))
+            start = images, arguments
+            return stack.enter_context(
+                ProcessPoolExecutor(arguments.workers, spawn, start_worker, start)
+            )
+
+        tables = compare(Study(arguments.json, make_pool))
     cpu = re.search("model name\\s*: (.*)", Path("/proc/cpuinfo").read_text())
     batch = f"{arguments.classes_per_batch} x {arguments.images_per_class}"
     print(

@@ -6,6 +6,7 @@ import keras
 import processes
 import pytest
 
+import keras_aploss
 from keras_aploss import RunSettings, train_run
 
 # Losses and layers run on every backend of Keras, multistage training on TensorFlow and
@@ -32,12 +33,23 @@ collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
 COMPILED = {"test_multistage.py", "test_trainer.py"}
 FAST = ("adamw", "dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
 
-LONG_ON_TENSORFLOW = ("adamw-True", "checkpoints_and_validation", "xla")
+LONG_ON_TENSORFLOW = ("adamw", "checkpoints_and_validation", "xla")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as slow what is compiled for long, but for what stands for it."""
+    """Mark as slow what is compiled for long, but for what stands for it.
+
+    Examples of public names are left to `test_architecture.py`, which runs them as a
+    user copies them.
+    """
+    if any(item.path.name == "test_architecture.py" for item in items):
+        items[:] = [
+            item
+            for item in items
+            if not isinstance(item, pytest.DoctestItem)
+            or item.name.rpartition(".")[2] not in keras_aploss.__all__
+        ]
     on_jax = keras.backend.backend() == "jax"
     stands_for_all = FAST if on_jax else FAST[1:]
     for item in items:

@@ -262,6 +262,7 @@ def in_chunks_settings(tiny_settings):
     )
 
 
+@pytest.mark.slow
 def test_the_automatic_number_of_chunks_is_kept(
     in_chunks_settings, monkeypatch, tmp_path
 ):
