@@ -1,11 +1,15 @@
 import base64
 import csv
+import dataclasses
+import importlib.util
+import itertools
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import PIL.Image
@@ -24,6 +28,15 @@ def run(script, *arguments):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
+
+
+def load(script):
+    """An example as a module."""
+    path = ROOT / "examples" / script
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def coloured_photos(folder, *, num_classes, images_per_class):
@@ -80,6 +93,77 @@ def test_convert_omniglot(tmp_path):
         with PIL.Image.open(folder / row["path"]) as image:
             pixels = np.asarray(image.convert("L"))
         np.testing.assert_array_equal(pixels, np.where(drawing == 1, 0, 255))
+
+
+def test_a_stored_comparison_is_printed_without_training(tmp_path):
+    compare = load("compare_losses.py")
+    rows = []
+
+    def store(trial, value):
+        metrics = dict.fromkeys(compare.METRICS, value)
+        result = dict.fromkeys(compare.WHITENING, metrics)
+        rows.append({"trial": dataclasses.asdict(trial), "result": result})
+
+    for loss, choices in compare.OPTIONS.items():
+        for options in choices:
+            for rate, value in ((1e-3, 0.3), (3e-3, 0.4), (9e-3, 0.2)):
+                # Of the triplets the second choice is the best.
+                value += 0.1 * (options == {"margin": 1.0})
+                store(compare.make_trial(loss, options, rate, 0, is_final=False), value)
+    for loss in compare.OPTIONS:
+        options = {"margin": 1.0} if "triplet" in loss else {}
+        for seed in compare.SEEDS:
+            store(compare.make_trial(loss, options, 3e-3, seed), 0.5 + 0.1 * seed)
+    for num_bins, exclude_self in itertools.product(compare.BINS, (False, True)):
+        options = {"exclude_self": True} if exclude_self else {}
+        options |= {"num_bins": num_bins} if num_bins != 20 else {}
+        if options:
+            for seed in compare.SEEDS:
+                store(compare.make_trial("AP", options, 3e-3, seed), 0.6)
+    for pooling in ("average", "max"):
+        for seed in compare.SEEDS:
+            trial = compare.make_trial("AP", {}, 3e-3, seed, pooling=pooling)
+            store(trial, 0.25)
+    path, plot = tmp_path / "stored.json", tmp_path / "plot.png"
+    path.write_text(json.dumps(rows))
+    output = run("compare_losses.py", "no.csv", "--json", path)
+    assert "| AP, rate 0.003 | 0.700 ± 0.100 | 0.700 ± 0.100 |" in output
+    assert "| triplet hard, margin 1.0, rate 0.003 | 0.700 ± 0.100 |" in output
+    assert "| 40 | 0.600 ± 0.000 |" in output
+    assert "| average | 0.250 ± 0.000 |" in output
+    assert "| full (power 0.5) | 0.700 ± 0.100 |" in output
+    assert json.loads(path.read_text()) == rows
+    assert not plot.exists()
+
+
+@pytest.mark.slow
+def test_each_loss_of_the_comparison_trains(tmp_path):
+    compare = load("compare_losses.py")
+    photos = tmp_path / "photos"
+    coloured_photos(photos, num_classes=12, images_per_class=4)
+    lines = [
+        f"{path.relative_to(tmp_path)},{path.parent.name},"
+        + ("train" if int(path.parent.name[6:]) < 8 else "test")
+        for path in sorted(photos.rglob("*.png"))
+    ]
+    csv_path = tmp_path / "list.csv"
+    csv_path.write_text("\n".join(["path,label,split", *lines]))
+    compare.ARGUMENTS = types.SimpleNamespace(
+        data=csv_path, image_size=24, steps=20, flip=True,
+        classes_per_batch=4, images_per_class=4,
+    )  # fmt: skip
+    compare.DATA = compare.read_images(compare.ARGUMENTS)
+    assert compare.DATA["is_validation"].sum() == 8
+    for loss, choices in compare.OPTIONS.items():
+        for options in choices:
+            trial = compare.make_trial(loss, options, 3e-3, 1, is_final=False)
+            assert compare.train(trial)["none"]["map"] > 0.5
+        result = compare.train(compare.make_trial(loss, choices[0], 3e-3, 1))
+        assert result["none"]["map"] > 0.5
+        assert set(result) >= (set(compare.WHITENING) if loss == "AP" else {"none"})
+    again = compare.make_trial("AP", {}, 3e-3, 1)
+    first, second = compare.train(again), compare.train(again)
+    assert first["none"] == second["none"]
 
 
 @pytest.mark.slow
