@@ -44,9 +44,13 @@ from keras_aploss.layers import (
 from keras_aploss.losses import (
     APLoss,
     TieAwareAPLoss,
+    TripletHardLoss,
+    TripletSemiHardLoss,
     ap_loss,
     quantized_average_precision,
     tie_aware_ap_loss,
+    triplet_hard_loss,
+    triplet_semihard_loss,
 )
 from keras_aploss.models import retrieval_model, small_resnet
 from keras_aploss.pictures import (
@@ -95,6 +99,8 @@ __all__ = [
     "Snapshot",
     "Throughput",
     "TieAwareAPLoss",
+    "TripletHardLoss",
+    "TripletSemiHardLoss",
     "activation_bytes",
     "ap_loss",
     "average_precision",
@@ -132,5 +138,7 @@ __all__ = [
     "tie_aware_ap_loss",
     "top_k",
     "train_run",
+    "triplet_hard_loss",
+    "triplet_semihard_loss",
     "write_evaluation",
 ]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_aploss import APLoss, TieAwareAPLoss, ap_loss, tie_aware_ap_loss
-from keras_aploss.losses.listwise import class_ids
+from keras_aploss.losses.inputs import class_ids
 
 LOSSES = {
     "AP": APLoss,

@@ -249,12 +249,12 @@ class _Blocks(NamedTuple):
 
         def count_and_keep(i, state):
             sums, kept = state
-            cell, entries = make(_after(sums, i))
+            cell, entries = make(after(sums, i))
             row = ops.expand_dims(ops.cast(cell, dtype), 0)
             return count(i, sums, cell, entries), ops.slice_update(kept, (i, 0, 0), row)
 
         def count_only(i, sums):
-            return count(i, sums, *make(_after(sums, i)))
+            return count(i, sums, *make(after(sums, i)))
 
         kept = ops.zeros((self.num_kept, *self.shape), dtype)
         sums, kept = ops.fori_loop(0, self.num_kept, count_and_keep, (sums, kept))
@@ -264,18 +264,18 @@ class _Blocks(NamedTuple):
         """Add what each block adds to the gradients; make those that are not kept."""
 
         def add_kept(i, totals):
-            start = _after(totals, i), 0, 0
+            start = after(totals, i), 0, 0
             cell = ops.slice(kept, start, (1, *self.shape))[0]
             return add(i, totals, ops.cast(cell, "int32"))
 
         def add_made(i, totals):
-            return add(i, totals, make(_after(totals, i))[0])
+            return add(i, totals, make(after(totals, i))[0])
 
         totals = ops.fori_loop(0, self.num_kept, add_kept, totals)
         return ops.fori_loop(self.num_kept, self.num_blocks, add_made, totals)
 
 
-def _after(state, i):
+def after(state, i):
     """`i`, as soon as `state` is there.
 
     TensorFlow begins with a round of a loop before the one before has ended, wherever

@@ -117,6 +117,22 @@ def check_labels(labels, name="y_true"):
     return labels, are_whole
 
 
+def class_ids(labels):
+    """Number the classes of a batch: `(B,)` int32 from 0 to B - 1, -1 for distractors.
+
+    Unlike labels, these survive a cast to float32, which Keras does to all targets.
+
+    >>> [int(i) for i in class_ids(ops.convert_to_tensor([900, -4, 7, 900]))]
+    [2, -1, 1, 2]
+    """
+    order = ops.argsort(labels)
+    in_order = ops.take(labels, order)
+    is_first = ops.cast(ops.not_equal(in_order[1:], in_order[:-1]), "int32")
+    ids = ops.cumsum(ops.pad(is_first, ((1, 0),)))
+    ids = ops.take(ids, ops.argsort(order))
+    return ops.where(labels < 0, -1, ops.cast(ids, "int32"))
+
+
 def check_embeddings(embeddings, labels, name="y_pred", units=None):
     """Return whether all embeddings have unit length, as a boolean tensor.
 
@@ -130,12 +146,7 @@ def check_embeddings(embeddings, labels, name="y_pred", units=None):
         ValueError: if the shape does not fit the labels and units or, where values can
             be read, an embedding is not finite or not of unit length.
     """
-    shape = tuple(embeddings.shape)
-    if len(shape) != 2 or not same_shape(shape, (labels.shape[0], units)):
-        raise ValueError(
-            f"Expected `{name}` to hold one embedding per label, shape "
-            f"({labels.shape[0]}, {units or 'D'}). Received: {name}.shape={shape}."
-        )
+    _check_shape(embeddings, labels, name, units)
     squared_length = ops.sum(ops.square(embeddings), axis=1)  # (B,)
     is_unit = ops.abs(squared_length - 1.0) < UNIT_LENGTH_TOLERANCE  # NaN: False
     values = values_if_eager(is_unit)
@@ -151,6 +162,37 @@ def check_embeddings(embeddings, labels, name="y_pred", units=None):
             "; if it has one, NaN weights or a zero output are the cause."
         )
     return ops.all(is_unit)
+
+
+def check_finite(embeddings, labels, name="y_pred"):
+    """Return whether all embeddings are finite, and their squared distances, too.
+
+    Raises:
+        ValueError: if the shape does not fit the labels or, where values can be read,
+            an embedding is not finite.
+    """
+    _check_shape(embeddings, labels, name)
+    # |x - y|² ≤ 2 |x|² + 2 |y|²
+    is_finite = ops.isfinite(4.0 * ops.sum(ops.square(embeddings), axis=1))  # (B,)
+    values = values_if_eager(ops.stop_gradient(is_finite))
+    if values is not None and not values.all():
+        raise ValueError(
+            f"Expected finite embeddings in `{name}`, whose squared distances do not "
+            f"overflow. Received: {int((~values).sum())} of {len(values)} are not; the "
+            f"first is row {int(np.argmin(values))}. NaN or huge weights are the "
+            "cause: lower the learning rate, or end the model with "
+            "`keras.layers.UnitNormalization()`."
+        )
+    return ops.all(is_finite)
+
+
+def _check_shape(embeddings, labels, name, units=None):
+    shape = tuple(embeddings.shape)
+    if len(shape) != 2 or not same_shape(shape, (labels.shape[0], units)):
+        raise ValueError(
+            f"Expected `{name}` to hold one embedding per label, shape "
+            f"({labels.shape[0]}, {units or 'D'}). Received: {name}.shape={shape}."
+        )
 
 
 def check_list_length(labels, least):
@@ -205,3 +247,10 @@ def check_sample_weight(sample_weight, labels, dtype):
             f"sample_weight.shape={shape}."
         )
     return ops.reshape(weight, (-1,))  # (B,)
+
+
+def as_floats(embeddings):
+    """The embeddings as float64 if they are, and else as float32."""
+    embeddings = ops.convert_to_tensor(embeddings)
+    dtype = keras.backend.standardize_dtype(embeddings.dtype)
+    return embeddings if dtype == "float64" else ops.cast(embeddings, "float32")

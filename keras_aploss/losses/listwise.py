@@ -11,7 +11,6 @@ Dimension key: ``B`` batch, ``Q`` queries, ``N`` images of the database, ``D`` u
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_aploss.losses import inputs, replicas
@@ -47,7 +46,7 @@ def listwise_loss(
     """
     inputs.check_block_size(block_size)
     labels, are_valid = inputs.check_labels(query_labels, "query_labels")
-    embeddings = _as_floats(query_embeddings)
+    embeddings = inputs.as_floats(query_embeddings)
     are_unit = inputs.check_embeddings(embeddings, labels, "query_embeddings")
     are_valid = ops.logical_and(are_valid, are_unit)
     if (database_embeddings is None) != (database_labels is None):
@@ -70,7 +69,7 @@ def listwise_loss(
             )
         list_labels, are_whole = inputs.check_labels(database_labels, "database_labels")
         inputs.check_list_length(list_labels, least=1)
-        database = ops.cast(_as_floats(database_embeddings), embeddings.dtype)
+        database = ops.cast(inputs.as_floats(database_embeddings), embeddings.dtype)
         are_unit = inputs.check_embeddings(
             database, list_labels, "database_embeddings", units=embeddings.shape[1]
         )
@@ -138,13 +137,13 @@ def queries_of(labels, sample_weight, reduction, *, exclude_self, dtype):
         dtype: the loss's.
 
     Returns:
-        `class_ids` of the labels `(b,)`, and weights `(b,)` that make the reduction
-        one over the queries with positives. The weights are NaN if in a graph labels
-        turn out not to be whole numbers.
+        `inputs.class_ids` of the labels `(b,)`, and weights `(b,)` that make the
+        reduction one over the queries with positives. The weights are NaN if in a graph
+        labels turn out not to be whole numbers.
     """
     replicas.refuse_several_hosts()
     batch_labels, are_whole = inputs.check_labels(replicas.gather(labels))
-    ids = class_ids(batch_labels)
+    ids = inputs.class_ids(batch_labels)
     size = ops.shape(ids)[0]
     is_query = ops.cast(ids >= 0, "int32")
     classes = ops.maximum(ids, 0)
@@ -162,25 +161,3 @@ def queries_of(labels, sample_weight, reduction, *, exclude_self, dtype):
     if sample_weight is not None:
         weight = weight * inputs.check_sample_weight(sample_weight, ids, dtype)
     return ids, ops.where(are_whole, weight, float("nan"))
-
-
-def class_ids(labels):
-    """Number the classes of a batch: `(B,)` int32 from 0 to B - 1, -1 for distractors.
-
-    Unlike labels, these survive a cast to float32, which Keras does to all targets.
-
-    >>> [int(i) for i in class_ids(ops.convert_to_tensor([900, -4, 7, 900]))]
-    [2, -1, 1, 2]
-    """
-    order = ops.argsort(labels)
-    in_order = ops.take(labels, order)
-    is_first = ops.cast(ops.not_equal(in_order[1:], in_order[:-1]), "int32")
-    ids = ops.cumsum(ops.pad(is_first, ((1, 0),)))
-    ids = ops.take(ids, ops.argsort(order))
-    return ops.where(labels < 0, -1, ops.cast(ids, "int32"))
-
-
-def _as_floats(embeddings):
-    embeddings = ops.convert_to_tensor(embeddings)
-    dtype = keras.backend.standardize_dtype(embeddings.dtype)
-    return embeddings if dtype == "float64" else ops.cast(embeddings, "float32")
