@@ -123,7 +123,7 @@ def train(trial):
         seed=trial.seed,
     )
     encoder = make_encoder(trial.pooling)
-    model, loss = make_model(encoder, trial, num_classes=labels.max() + 1)
+    model, loss = make_model(encoder, trial, num_classes=len(np.unique(labels)))
     warmup = ARGUMENTS.steps // 10
     schedule = keras.optimizers.schedules.CosineDecay(
         trial.rate / 10, ARGUMENTS.steps - warmup,
