@@ -44,6 +44,9 @@ class Raw(bytes):
     """Instructions as they are."""
 
 
+INT = Raw(b"c__builtin__\nint\n")
+
+
 def name_of(full_name):
     module, _, attribute = full_name.rpartition(".")
     return f"c{module}\n{attribute}\n".encode()

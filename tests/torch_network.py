@@ -1,13 +1,17 @@
 """The authors' network in PyTorch, written from its description: the oracle.
 
-Run it to make `golden/ap_gem.npz` again: `python tests/torch_network.py`.
+Run it to make the golden files again: `python tests/torch_network.py`.
 """
 
+import argparse
 import pathlib
+import sys
+import types
 
 import numpy as np
 import torch
 import torch_format
+from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn import functional
 
@@ -108,7 +112,20 @@ def whiten(embedding, mean, components, variance, power=0.25):
     return whitened / np.linalg.norm(whitened)
 
 
-def write_golden(path):
+def save(path, checkpoint, *, legacy=False):
+    """`torch.save`, with a PCA of scikit-learn under its old name."""
+    old = types.ModuleType("sklearn.decomposition.pca")
+    old.PCA, kept = PCA, PCA.__module__
+    sys.modules[old.__name__], PCA.__module__ = old, old.__name__
+    try:
+        torch.save(checkpoint, path, _use_new_zipfile_serialization=not legacy)
+    finally:
+        PCA.__module__ = kept
+        del sys.modules[old.__name__]
+    return path
+
+
+def write_golden(folder):
     golden = {}
     for arch in ("resnet18_rmac", "resnet50_rmac"):
         weights = torch_format.seeded_weights(arch, 32)
@@ -118,14 +135,36 @@ def write_golden(path):
             for size in ((97, 131), (225, 160))
         ]
         pca = torch_format.seeded_pca(32).attributes
-        parts = [
-            pca[f"{part}_"] for part in ("mean", "components", "explained_variance")
-        ]
+        parts = pca["mean_"], pca["components_"], pca["explained_variance_"]
         golden[arch] = np.stack(embeddings)
         golden[f"{arch}_whitened"] = np.stack([whiten(x, *parts) for x in embeddings])
         golden[f"{arch}_checksum"] = torch_format.checksum(weights)
-    np.savez(path, **golden)
+    np.savez(folder / "ap_gem.npz", **golden)
+    checkpoint = small_checkpoint()
+    save(folder / "torch_zip.pt", checkpoint)
+    save(folder / "torch_legacy.pt", checkpoint, legacy=True)
+
+
+def small_checkpoint():
+    """One of each thing that a checkpoint can hold."""
+    numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    state = nn.BatchNorm2d(3).state_dict()
+    state["transposed"] = numbers.t()
+    state["part"] = numbers[1:3, ::2]
+    state["parameter"] = nn.Parameter(numbers[0])
+    state["none"] = torch.zeros(0, 3)
+    state["number"] = torch.tensor(3.0)
+    for kind in (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool):
+        state[str(kind)] = numbers[0].to(kind)
+    data = np.random.RandomState(0).standard_normal((20, 4)).astype("float32")
+    return {
+        "state_dict": state,
+        "pca": {"Landmarks_clean": PCA(whiten=True, svd_solver="full").fit(data)},
+        "args": argparse.Namespace(lr=0.1, kind=int, steps={1, 2}, none=b"", p=[2.5]),
+        "size": torch.Size([1, 2]),
+        "numpy": np.int64(7),
+    }
 
 
 if __name__ == "__main__":
-    write_golden(pathlib.Path(__file__).parent / "golden" / "ap_gem.npz")
+    write_golden(pathlib.Path(__file__).parent / "golden")

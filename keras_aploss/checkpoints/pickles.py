@@ -26,6 +26,7 @@ CLASSES = {
     "builtins": (
         *("bool", "bytearray", "complex", "dict", "float", "frozenset", "int", "list"),
         *("object", "range", "set", "slice", "str", "tuple"),
+        *("long", "unicode", "xrange"),  # what Python 3 writes for int, str, range
     ),
     "argparse": ("Namespace",),
     "torch": (
@@ -98,7 +99,10 @@ def interpret(
     machine = _Machine(known, load)
     for instruction, argument, position in pickletools.genops(stream):
         if instruction.name == "STOP":
-            return machine.stack.pop()
+            (value,) = machine.stack
+            if machine.marks:
+                raise ValueError("a mark that nothing follows")
+            return value
         machine.step(instruction.name, argument, position)
 
 
