@@ -25,6 +25,7 @@ from keras import layers
 
 from keras_aploss.checkpoints.contents import (
     AGAIN,
+    CHANNELS,
     choose_pca,
     read_colours,
     read_options,
@@ -103,11 +104,11 @@ def load_ap_gem(
     checkpoint = read_torch_file(path)
     try:
         weights = read_weights(checkpoint)
-        arch, pooling, units = read_options(checkpoint, weights, BLOCKS)
+        arch, pooling, units = read_options(checkpoint, weights)
         mean, std = read_colours(checkpoint)
         pca = choose_pca(checkpoint, whitening)
         if pca is not None:
-            size = units or (512 if arch == "resnet18_rmac" else 2048)
+            size = units or CHANNELS[arch]
             pca = read_pca(pca, size, whitening_power, whitening_units)
         network, backbone = _backbone(resnet, arch, mean, std)
         model = retrieval_model(

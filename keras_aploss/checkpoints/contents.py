@@ -6,7 +6,7 @@ by its name: a network that differs in silence gives wrong embeddings in silence
 Dimension key: ``D`` units of the embedding, ``K`` components of a PCA.
 """
 
-from collections.abc import Collection
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,13 @@ import numpy as np
 from keras_aploss.checkpoints.pickles import PickledObject, RefusedError
 from keras_aploss.checkpoints.torch_files import DAMAGED, StoredTensor
 
+# The authors' networks that can be built, and the channels of their feature maps.
+CHANNELS = {
+    "resnet18_rmac": 512,
+    "resnet50_rmac": 2048,
+    "resnet101_rmac": 2048,
+    "resnet152_rmac": 2048,
+}
 POOLING = {"gem": "gem", "max": "max", "avg": "average"}
 # The last four choose weights to begin with, or nothing: the weights are in the file.
 HONOURED = {
@@ -54,7 +61,7 @@ def read_weights(checkpoint: Any) -> dict[str, np.ndarray]:
 
 
 def read_options(
-    checkpoint: dict, weights: dict[str, np.ndarray], architectures: Collection[str]
+    checkpoint: dict, weights: dict[str, np.ndarray]
 ) -> tuple[str, str, int | None]:
     """Architecture, pooling and units, from the arguments that made the network.
 
@@ -64,13 +71,16 @@ def read_options(
     options = checkpoint.get("model_options")
     options = options if isinstance(options, dict) else {}
     arch = options.get("arch")
-    if not isinstance(arch, str) or arch not in architectures:
+    if not isinstance(arch, str) or arch not in CHANNELS:
         raise RefusedError(
-            f"whose `model_options` name the architecture {arch!r:.40}",
-            f"Of the authors' networks these can be built: {', '.join(architectures)}.",
+            f"whose `model_options` name the architecture {reprlib.repr(arch)}",
+            f"Of the authors' networks these can be built: {', '.join(CHANNELS)}.",
         )
-    pooling = str(options.get("pooling", "gem"))
-    pooling = "gem" if pooling.startswith("gem") else pooling
+    pooling = options.get("pooling", "gem")
+    if not isinstance(pooling, str):
+        pooling = "unknown"
+    elif pooling.startswith("gem"):
+        pooling = "gem"
     changes = {
         str(key): value
         for key, value in options.items()
@@ -78,37 +88,44 @@ def read_options(
         or (key == "pooling" and pooling not in POOLING)
     }
     if changes:
-        told = ", ".join(f"{key}={changes[key]!r:.40}" for key in sorted(changes))
+        told = ", ".join(
+            f"{key}={reprlib.repr(changes[key])}" for key in sorted(changes)
+        )
         raise RefusedError(
             f"whose `model_options` change the network by {told}",
             "Such networks cannot be built here yet.",
         )
-    if options.get("without_fc"):
+    if not _is_off(options.get("without_fc")):
         weights.pop("fc.weight", None)
         weights.pop("fc.bias", None)
         return arch, POOLING[pooling], None
-    units = len(weights.get("fc.weight", ()))
-    if units == 0 or options.get("out_dim") not in (None, units):
+    shape = np.shape(weights.get("fc.weight", ()))  # (D, C)
+    units = options.get("out_dim")
+    units = shape[0] if units is None and shape else units
+    if not isinstance(units, int | np.integer) or shape != (units, CHANNELS[arch]):
         raise RefusedError(
-            f"whose projection 'fc.weight' has {units} rows, for the option out_dim="
-            f"{options.get('out_dim')!r:.40}",
+            f"whose 'fc.weight' has the shape {shape}, not (out_dim, {CHANNELS[arch]}) "
+            f"with out_dim={reprlib.repr(options.get('out_dim'))}",
             AGAIN,
         )
-    return arch, POOLING[pooling], units
+    return arch, POOLING[pooling], int(units)
 
 
 def _is_off(value):
     """Whether an option has the value at which all of the authors' options are off."""
-    return value is None or value is False or (type(value) is int and value == 0)
+    single = isinstance(value, bool | int | float | np.generic)
+    return value is None or (single and value == 0)
 
 
 def read_colours(checkpoint: dict) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of red, green and blue, of pixels in [0, 1]."""
     preprocess = checkpoint.get("preprocess", IMAGENET)
     try:
-        mean, std = (np.array(preprocess[key], "float64") for key in ("mean", "std"))
-        valid = mean.shape == std.shape == (3,) and np.isfinite(mean).all()
-        valid = valid and np.isfinite(std).all() and (std > 0).all()
+        colours = [
+            [float(value) for value in preprocess[key]] for key in ("mean", "std")
+        ]
+        mean, std = np.array(colours)
+        valid = len(mean) == 3 and np.isfinite(colours).all() and (std > 0).all()
     except (TypeError, KeyError, ValueError):
         valid = False
     if not valid:
@@ -144,15 +161,18 @@ def read_pca(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean `(D,)` and the kernel `(D, K)` of a whitening."""
     attributes = pca.attributes if isinstance(pca, PickledObject) else {}
-    try:
-        components = np.asarray(attributes["components_"], "float64")  # (K, D)
-        variance = np.asarray(attributes["explained_variance_"], "float64")  # (K,)
-        mean = attributes.get("mean_")
-        mean = np.zeros(size) if mean is None else np.asarray(mean, "float64")  # (D,)
-        count = len(components)
-    except (TypeError, KeyError, ValueError):
-        components = variance = mean = np.array(np.nan)
-        count = 0
+    parts = {
+        name: np.asarray(attributes[name], "float64")
+        for name in ("components_", "explained_variance_", "mean_")
+        # Only arrays: numbers in lists of lists may stand for any amount of memory.
+        if isinstance(attributes.get(name), np.ndarray)
+    }
+    components = parts.get("components_", np.zeros(0))  # (K, D)
+    variance = parts.get("explained_variance_", np.zeros(0))  # (K,)
+    mean = parts.get("mean_", np.zeros(0))  # (D,)
+    if attributes.get("mean_", 0) is None:
+        mean = np.zeros(size)
+    count = len(variance) if variance.ndim else 0
     shapes = components.shape, variance.shape, mean.shape
     numbers = [np.isfinite(array).all() for array in (components, variance, mean)]
     if shapes != ((count, size), (count,), (size,)) or not all(numbers):
@@ -161,12 +181,14 @@ def read_pca(
             f"explained_variance_ and mean_ have the shapes {shapes}",
             "Choose another, or `whitening=False`.",
         )
-    if units is not None and not 1 <= units <= count:
+    if units is not None and not (
+        isinstance(units, int | np.integer) and 1 <= units <= count
+    ):
         raise RefusedError(
             f"whose PCA has {count} components, for whitening_units={units!r}",
             "Take as many or fewer.",
         )
-    if not attributes.get("whiten", True):
+    if _is_off(attributes.get("whiten", True)):
         power = 0.0
     # Without variance a component carries nothing: zero, as in `PCAWhitening.adapt`.
     kept = variance > 0

@@ -294,6 +294,10 @@ def _array(version, shape, dtype, is_fortran, data):
     return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
+def _number(dtype, data):
+    return _array(1, (), dtype, False, data)[()]
+
+
 KNOWN = {
     "builtins.bytes": lambda: b"",  # how bytes of no length are written
     "collections.OrderedDict": lambda: {},
@@ -303,4 +307,4 @@ KNOWN = {
 }
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
     KNOWN[f"{_module}._reconstruct"] = lambda *arguments: _EmptyArray()
-    KNOWN[f"{_module}.scalar"] = lambda dtype, data: _array(1, (), dtype, True, data)
+    KNOWN[f"{_module}.scalar"] = _number

@@ -41,7 +41,7 @@ OTHER_FILES = {
 }
 DAMAGED = (
     *(ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError),
-    *(struct.error, zipfile.BadZipFile, NotImplementedError, MemoryError),
+    *(struct.error, zipfile.BadZipFile, NotImplementedError),
 )
 
 
@@ -144,8 +144,10 @@ def _place(entry, data):
             "`torch.save` does neither: take the file from its authors again.",
         )
     # The entry is preceded by a header of 30 bytes, its name and padding.
-    lengths = struct.unpack_from("<2H", data, entry.header_offset + 26)
-    start = entry.header_offset + 30 + sum(lengths)
+    header = entry.header_offset
+    if header < 0 or data[header : header + 4] != b"PK\x03\x04":
+        raise ValueError(f"the entry {entry.filename!r} is not where it should be")
+    start = header + 30 + sum(struct.unpack_from("<2H", data, header + 26))
     if entry.file_size != entry.compress_size or start + entry.file_size > len(data):
         raise ValueError(f"the entry {entry.filename!r} reaches beyond the file")
     return start, entry.file_size, entry.CRC
@@ -226,6 +228,8 @@ class _Storages:
     def _numbers(self, key, dtype, count, offset, shape, strides):
         if math.prod(shape) == 0:
             return np.zeros(shape, "f4" if dtype == "bfloat16" else dtype)
+        if key not in self.places:
+            raise ValueError(f"the storage {key!r} is missing")
         start, size, checksum = self.places[key]
         plain = np.dtype("u2" if dtype == "bfloat16" else dtype)
         plain = plain.newbyteorder(self.byteorder)
