@@ -3,8 +3,9 @@ r"""Does a list beat triplets? Losses compared on the same images, each at its b
 One network is trained from random weights by each loss, on the same batches of the same
 augmented images, by the same optimizer, and ranks images of classes that it never saw:
 
-* losses: AP, tie-aware AP, triplet semi-hard, triplet hard (margin or soft margin), and
-  the features of a softmax classifier;
+* losses: AP, tie-aware AP, triplet semi-hard, triplet hard (margin, soft margin, or
+  that on embeddings not of unit length), and the features of a softmax classifier,
+  which sees the same images in random order, as classifiers do;
 * of the AP loss: the number of bins, with and without the query in its own list; GeM,
   average and max pooling; PCA whitening, learnt on the training images.
 
@@ -46,7 +47,11 @@ OPTIONS = {  # what is chosen besides the rate
     "AP": [{}],
     "tie-aware AP": [{}],
     "triplet semi-hard": [{"margin": 0.2}, {"margin": 1.0}],
-    "triplet hard": [{"margin": 0.2}, {"margin": 1.0}, {"soft": True}],
+    "triplet hard": [
+        {"margin": 0.2},
+        {"soft": True},
+        {"soft": True, "unit_length": False},  # as Hermans et al. train
+    ],
     "softmax": [{}],
 }
 BINS = (5, 10, 20, 40)
@@ -130,10 +135,38 @@ def train(trial):
         warmup_target=trial.rate, warmup_steps=warmup,
     )  # fmt: skip
     model.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-4), loss)
+    if trial.loss == "softmax":
+        batches = shuffle(batches, trial.seed)
     begin = time.perf_counter()
     history = model.fit(batches, shuffle=False, verbose=0).history
     row = {"seconds": time.perf_counter() - begin, "train_loss": history["loss"][-1]}
     return row | measure(encoder, trial)
+
+
+def shuffle(batches, seed):
+    """The images of all batches in random order: a batch of few classes misleads."""
+    import keras
+
+    class ShuffledBatches(keras.utils.PyDataset):
+        def __init__(self):
+            super().__init__()
+            drawn = [batches.indices(0, step) for step in range(len(batches))]
+            order = np.random.default_rng([seed, 3]).permutation(np.concatenate(drawn))
+            self.batches = np.split(order, len(batches))
+
+        def __len__(self):
+            return len(self.batches)
+
+        def __getitem__(self, step):
+            images = [
+                batches.augment(
+                    batches.images[i], np.random.default_rng([seed, step, n])
+                )
+                for n, i in enumerate(self.batches[step])
+            ]
+            return np.stack(images), batches.labels[self.batches[step]]
+
+    return ShuffledBatches()
 
 
 def make_encoder(pooling):
@@ -160,7 +193,10 @@ def make_model(encoder, trial, num_classes):
         "triplet semi-hard": keras_aploss.TripletSemiHardLoss,
         "triplet hard": keras_aploss.TripletHardLoss,
     }
-    return encoder, losses[trial.loss](**json.loads(trial.options))
+    options = json.loads(trial.options)
+    if not options.pop("unit_length", True):
+        encoder = keras.Model(encoder.input, encoder.get_layer("projection").output)
+    return encoder, losses[trial.loss](**options)
 
 
 def measure(encoder, trial):
@@ -301,8 +337,11 @@ def compare(study):
 def _row_name(loss, choice):
     """A loss with what was chosen for it."""
     options, rate = choice
-    chosen = [f"{key} {value}" for key, value in options.items()]
-    return ", ".join([loss, *chosen, f"rate {rate:g}"])
+    chosen = [
+        {"soft": "soft", "unit_length": "not unit length"}.get(key, f"{key} {value}")
+        for key, value in options.items()
+    ]
+    return ", ".join([loss, *chosen, f"rate {rate:.3g}"])
 
 
 def statistics(results, metric):

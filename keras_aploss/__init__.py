@@ -10,6 +10,7 @@ from keras_aploss.callbacks import (
     rank_queries,
     similarity_histogram,
 )
+from keras_aploss.checkpoints import load_ap_gem
 from keras_aploss.data import (
     Augmentation,
     ImageFiles,
@@ -124,6 +125,7 @@ __all__ = [
     "fit_image",
     "image_folder",
     "image_manifest",
+    "load_ap_gem",
     "load_image",
     "pixel_embeddings",
     "quantized_average_precision",

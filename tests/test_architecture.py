@@ -20,6 +20,7 @@ STATIONS = {
     **{"data": "", "models": "layers", "export": "data", "datasets.landmarks": ""},
     "datasets": "data datasets.landmarks",
     "training": "",
+    "checkpoints": "models layers",
     "callbacks": "evaluation pictures",
 }
 EVERYTHING = " ".join(STATIONS)

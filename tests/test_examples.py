@@ -107,11 +107,11 @@ def test_a_stored_comparison_is_printed_without_training(tmp_path):
     for loss, choices in compare.OPTIONS.items():
         for options in choices:
             for rate, value in ((1e-3, 0.3), (3e-3, 0.4), (9e-3, 0.2)):
-                # Of the triplets the second choice is the best.
-                value += 0.1 * (options == {"margin": 1.0})
+                # The last choice is the best.
+                value += 0.1 * (options == choices[-1])
                 store(compare.make_trial(loss, options, rate, 0, is_final=False), value)
     for loss in compare.OPTIONS:
-        options = {"margin": 1.0} if "triplet" in loss else {}
+        options = compare.OPTIONS[loss][-1]
         for seed in compare.SEEDS:
             store(compare.make_trial(loss, options, 3e-3, seed), 0.5 + 0.1 * seed)
     for num_bins, exclude_self in itertools.product(compare.BINS, (False, True)):
@@ -128,7 +128,7 @@ def test_a_stored_comparison_is_printed_without_training(tmp_path):
     path.write_text(json.dumps(rows))
     output = run("compare_losses.py", "no.csv", "--json", path)
     assert "| AP, rate 0.003 | 0.700 ± 0.100 | 0.700 ± 0.100 |" in output
-    assert "| triplet hard, margin 1.0, rate 0.003 | 0.700 ± 0.100 |" in output
+    assert "| triplet hard, soft, not unit length, rate 0.003 | 0.700" in output
     assert "| 40 | 0.600 ± 0.000 |" in output
     assert "| average | 0.250 ± 0.000 |" in output
     assert "| full (power 0.5) | 0.700 ± 0.100 |" in output

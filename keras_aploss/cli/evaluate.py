@@ -24,7 +24,7 @@ from keras_aploss.runs.images import read_evaluation_set
     help="Write figures and pictures of the best and worst queries into this folder.",
 )
 def evaluate(model, data, split, image_size, report):
-    """Measure MODEL, a run folder or a `.keras` file, on a set of images.
+    """Measure MODEL, a run folder or a `.keras` or `.pt` file, on a set of images.
 
     Each image queries all the others; in a CSV file with the splits query and gallery,
     the former query the latter.

@@ -16,7 +16,7 @@ from keras_aploss.export import export_saved_model
 )
 @click.option("--image-size", type=int, help="By default that of the run.")
 def export(model, output, image_size):
-    """Export MODEL, a run folder or a `.keras` file, for TensorFlow Serving.
+    """Export MODEL, a run folder or a `.keras` or `.pt` file, for TensorFlow Serving.
 
     The next version is written below OUTPUT. It takes the bytes of image files.
 

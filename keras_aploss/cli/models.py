@@ -5,30 +5,36 @@ import pathlib
 
 import keras
 
+from keras_aploss.checkpoints import load_ap_gem
 from keras_aploss.runs import RunSettings
 from keras_aploss.runs.checkpoint import encoder_of, load_model
+
+PUBLISHED = (".pt", ".pth")  # checkpoints of PyTorch
 
 
 def load_encoder(
     path: pathlib.Path, image_size: int | None = None
 ) -> tuple[keras.Model, RunSettings]:
-    """The model of a run folder or a `.keras` file, and the settings of its run."""
+    """The model of a run folder or a file, and the settings of its run."""
     path, settings = _find_model(path, image_size)
+    if path.suffix in PUBLISHED:
+        return load_ap_gem(path), settings
     return encoder_of(load_model(path)), settings
 
 
 def _find_model(path, image_size):
-    """The `.keras` file of a run folder or of a path, and the settings of its run."""
+    """The file of a run folder or of a path, and the settings of its run."""
     folder = path if path.is_dir() else path.parent
     if path.is_dir():
         finished = path / "model.keras"
         path = finished if finished.exists() else path / "last.keras"
-    if path.suffix != ".keras" or not path.exists():
+    if path.suffix not in (".keras", *PUBLISHED) or not path.exists():
         raise ValueError(
-            "Expected a run folder that holds `model.keras`, or a `.keras` file. "
-            f"Received: {str(path)!r}."
+            "Expected a run folder that holds `model.keras`, a `.keras` file, or a "
+            f"published checkpoint (`.pt`). Received: {str(path)!r}."
         )
-    if (folder / "settings.json").exists():
+    is_run = path.suffix == ".keras" and (folder / "settings.json").exists()
+    if is_run:
         settings = RunSettings.load(folder / "settings.json")
     elif image_size:
         settings = RunSettings(name=path.stem)

@@ -28,7 +28,7 @@ def clear_errors():
             "There is not enough memory: take fewer or smaller images, a smaller "
             "batch, or leave the files on the disk with `--cache-gib 0`."
         ) from error
-    except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
+    except (ImportError, ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
         message = str(error).strip() or type(error).__name__
         # Of TensorFlow's errors the first line tells what, the others where.
         if isinstance(error, tf.errors.OpError):

@@ -1,0 +1,8 @@
+"""Published weights as Keras models.
+
+The problem: the weights that others have published are PyTorch files, and opening one
+runs whatever its pickle says, needs PyTorch, and the exact versions of the packages
+that its objects came from. Here such a file is read as data, without any of them.
+"""
+
+from keras_aploss.checkpoints.ap_gem import load_ap_gem
