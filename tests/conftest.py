@@ -21,9 +21,12 @@ ON_TORCH = {
     "test_average_precision.py",
     "test_blocks.py",
     "test_cells.py",
+    "test_classes.py",
+    "test_distances.py",
     "test_layers.py",
     "test_listwise.py",
     "test_tie_aware.py",
+    "test_triplet.py",
 }
 ALL = {path.name for path in pathlib.Path(__file__).parent.glob("test_*.py")}
 HERE = {"tensorflow": ALL, "jax": ON_TORCH | MULTISTAGE, "torch": ON_TORCH}

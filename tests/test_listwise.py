@@ -1,14 +1,10 @@
 """What all listwise losses have to do, and the numbers that stand for classes."""
 
-import keras
 import numpy as np
 import pytest
-from gradients import MANY, MODES, READS_VALUES, run, value_and_gradients
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from gradients import MODES, READS_VALUES, run, value_and_gradients
 
 from keras_aploss import APLoss, TieAwareAPLoss, ap_loss, tie_aware_ap_loss
-from keras_aploss.losses.inputs import class_ids
 
 LOSSES = {
     "AP": APLoss,
@@ -63,18 +59,6 @@ def test_a_batch_of_one_is_refused(kind):
     for labels, embeddings in ([3], [[1.0, 0.0]]), ([[3]], [[0.0, 1.0]]):
         with pytest.raises(ValueError, match="A batch of one ranks nothing"):
             LOSSES[kind]()(np.array(labels), np.array(embeddings))
-
-
-@settings(deadline=None, max_examples=MANY)
-@given(st.lists(st.integers(-3, 5), min_size=1, max_size=9))
-def test_class_ids_number_the_classes(labels):
-    labels = np.array(labels)
-    ids = keras.ops.convert_to_numpy(class_ids(keras.ops.convert_to_tensor(labels)))
-    np.testing.assert_array_equal(ids < 0, labels < 0)
-    classes = labels >= 0
-    same = labels[classes][:, None] == labels[classes]
-    np.testing.assert_array_equal(ids[classes][:, None] == ids[classes], same)
-    assert ids.max() < len(labels)
 
 
 @pytest.mark.parametrize("function", [ap_loss, tie_aware_ap_loss])

@@ -117,22 +117,6 @@ def check_labels(labels, name="y_true"):
     return labels, are_whole
 
 
-def class_ids(labels):
-    """Number the classes of a batch: `(B,)` int32 from 0 to B - 1, -1 for distractors.
-
-    Unlike labels, these survive a cast to float32, which Keras does to all targets.
-
-    >>> [int(i) for i in class_ids(ops.convert_to_tensor([900, -4, 7, 900]))]
-    [2, -1, 1, 2]
-    """
-    order = ops.argsort(labels)
-    in_order = ops.take(labels, order)
-    is_first = ops.cast(ops.not_equal(in_order[1:], in_order[:-1]), "int32")
-    ids = ops.cumsum(ops.pad(is_first, ((1, 0),)))
-    ids = ops.take(ids, ops.argsort(order))
-    return ops.where(labels < 0, -1, ops.cast(ids, "int32"))
-
-
 def check_embeddings(embeddings, labels, name="y_pred", units=None):
     """Return whether all embeddings have unit length, as a boolean tensor.
 

@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_aploss.losses import inputs, replicas
 from keras_aploss.losses.blocks import counts_in_batch, counts_in_database
+from keras_aploss.losses.classes import class_ids
 
 
 def listwise_loss(
@@ -137,13 +138,13 @@ def queries_of(labels, sample_weight, reduction, *, exclude_self, dtype):
         dtype: the loss's.
 
     Returns:
-        `inputs.class_ids` of the labels `(b,)`, and weights `(b,)` that make the
+        `class_ids` of the labels `(b,)`, and weights `(b,)` that make the
         reduction one over the queries with positives. The weights are NaN if in a graph
         labels turn out not to be whole numbers.
     """
     replicas.refuse_several_hosts()
     batch_labels, are_whole = inputs.check_labels(replicas.gather(labels))
-    ids = inputs.class_ids(batch_labels)
+    ids = class_ids(batch_labels)
     size = ops.shape(ids)[0]
     is_query = ops.cast(ids >= 0, "int32")
     classes = ops.maximum(ids, 0)

@@ -1,107 +1,129 @@
-r"""The triplets that a loss chooses in a batch, and what they violate.
+r"""The triplets that a loss chooses in a batch, and how far they are violated.
 
 **Memory.** The semi-hard negatives of the k-th positives of all queries are looked up
 at once, for one k after the other: ``O(B²)`` memory, where all triplets at once take
-``O(B³)``, and ``O(B² K)`` time for ``K`` images of the largest class.
+``O(B³)``, and ``O(B² K)`` time. The gradient to the distances is made on the way: 1 at
+each violated pair of a query and a positive, -1 at the negative that the pair met.
 
-The gradient of the sum with respect to the distances is made on the way: 1 at each pair
-of a query and a positive that is violated, -1 at the negative that it met.
-
-Dimension key: ``b`` queries out of a batch of ``B``, ``D`` units, ``K`` images of a
-class. On one device ``b = B``.
+Dimension key: ``b`` queries out of a batch of ``B``, ``D`` units, ``K`` images of the
+largest class. On one device ``b = B``.
 """
 
 import math
+from typing import Any, NamedTuple
 
 from keras import ops
 
 from keras_aploss.losses import inputs, replicas
 from keras_aploss.losses.blocks import after
+from keras_aploss.losses.classes import Circles
 from keras_aploss.losses.distances import check_distance_metric, distances, is_self
 
 
-def of_replica(terms, embeddings, ids, distance_metric):
-    """`triplet_values` of this device's images in the batch of all devices: `(b,)`."""
+class Comparison(NamedTuple):
+    """The queries of a device beside the batch of all devices.
+
+    Attributes:
+        distance: of each query to each image: `(b, B)`.
+        is_same: where the image is of the class of the query: `(b, B)`.
+        is_own: where it is the query itself: `(b, B)`.
+        is_query: whether an image of the batch is a query with negatives: `(B,)`.
+        circles: `Circles` of the batch.
+        first: the place of the first query in the batch.
+        are_finite: whether all embeddings and distances are: `()`.
+    """
+
+    distance: Any
+    is_same: Any
+    is_own: Any
+    is_query: Any
+    circles: Any
+    first: Any
+    are_finite: Any
+
+    def of_queries(self, x):
+        """Of `x` `(B,)`, the part of the queries `(b,)`."""
+        return ops.slice(x, (self.first,), (ops.shape(self.distance)[0],))
+
+
+def compare_in_replica(embeddings, ids, distance_metric):
+    """`compare` this device's images `(b, D)` with the batch of all devices."""
     batch = replicas.gather(embeddings)  # (B, D)
     batch_ids = ops.cast(replicas.gather(ids), ids.dtype)  # (B,)
     inputs.check_list_length(batch_ids, least=2)
     first = replicas.first_row(ids)
-    return triplet_values(
-        terms, embeddings, ids, batch, batch_ids, distance_metric, first
-    )
+    return compare(embeddings, ids, batch, batch_ids, distance_metric, first)
 
 
-def triplet_values(terms, queries, ids, batch, batch_ids, distance_metric, first=0):
-    """The losses of queries, such that the mean over the batch is the loss: `(b,)`.
+def compare(queries, ids, batch, batch_ids, distance_metric, first=0):
+    """The `Comparison` of queries with a batch.
 
     Args:
-        terms: `semi_hard` or `hard`, with its settings.
         queries: float tensor `(b, D)`.
         ids: `class_ids` of the queries `(b,)`.
         batch: float tensor `(B, D)`, which holds the queries from `first` on.
         batch_ids: `class_ids` of the batch `(B,)`.
         distance_metric: see `distances`.
         first: the place of the first query in the batch.
+
+    Raises:
+        ValueError: if shapes or metric do not fit, or in eager mode an embedding is not
+            finite.
     """
     check_distance_metric(distance_metric)
     are_finite = inputs.check_finite(batch, batch_ids)
-    size = ops.shape(batch_ids)[0]
-    sizes = _per_class(batch_ids)  # (B,)
-    is_query = ops.logical_and(batch_ids >= 0, sizes < size)  # has a negative
-    distance = distances(queries, batch, distance_metric, first)  # (b, B)
+    distance = distances(queries, batch, distance_metric, first)
     if callable(distance_metric):  # else finite embeddings have finite distances
         are_finite = ops.logical_and(are_finite, ops.all(ops.isfinite(distance)))
-    values, counts = terms(distance, ids, batch_ids, sizes, is_query, first)
-    count = ops.sum(counts)
-    _check_some_triplets(count > 0)
-    scale = ops.divide_no_nan(
-        ops.cast(size, values.dtype), ops.cast(count, values.dtype)
+    circles = Circles.of(batch_ids)
+    has_negatives = circles.size < ops.shape(batch_ids)[0]
+    return Comparison(
+        distance,
+        is_same=ops.equal(ids[:, None], batch_ids[None, :]),
+        is_own=is_self(queries, batch, first),
+        is_query=ops.logical_and(batch_ids >= 0, has_negatives),
+        circles=circles,
+        first=first,
+        are_finite=are_finite,
     )
-    own = ops.slice(counts, (first,), (ops.shape(ids)[0],)) > 0
-    return ops.where(are_finite, ops.where(own, scale * values, 0.0), float("nan"))
 
 
-def semi_hard(distance, ids, batch_ids, sizes, is_query, first, *, margin):
-    """The sum over the positives of each query `(b,)`, and their numbers `(B,)`."""
-    num_positives = ops.where(is_query, sizes - 1, 0)  # (B,)
-    by_class = ops.argsort(batch_ids)
-    place = ops.argsort(by_class)  # of each image among those in order of classes
-    rows = ops.arange(ops.shape(ids)[0])
-    size = ops.shape(batch_ids)[0]
-    own_place = ops.take(place, rows + first)  # (b,)
-    own_size = ops.take(sizes, rows + first)
-    own_positives = ops.take(num_positives, rows + first)
-    start = ops.take(_first_of_class(batch_ids), rows + first)
-    is_negative = ops.not_equal(ids[:, None], batch_ids[None, :])  # (b, B)
+def semi_hard(comparison, *, margin):
+    """The semi-hard triplet loss of each query `(b,)`; its mean is over all pairs."""
+    circles, is_same = comparison.circles, comparison.is_same
+    counts = ops.where(comparison.is_query, circles.size - 1, 0)  # (B,)
+    num_positives = comparison.of_queries(counts)  # (b,)
+    num_queries, size = ops.shape(is_same)[0], ops.shape(is_same)[1]
+    circles = circles.of_images(comparison.first, num_queries)
+    rows = ops.arange(num_queries)
 
     def at(x, columns):
         return ops.take(ops.reshape(x, (-1,)), rows * size + columns)
 
     def add_at(x, columns, values):
-        places = ops.stack([rows, columns], axis=1)
+        places = ops.stack([rows, ops.cast(columns, rows.dtype)], axis=1)
         return ops.scatter_update(x, places, at(x, columns) + values)
 
     @ops.custom_gradient
     def sums(distance):
-        negatives = ops.where(is_negative, distance, -math.inf)
+        negatives = ops.where(is_same, -math.inf, distance)  # (b, B)
         farthest = ops.max(negatives, axis=1)  # (b,)
 
         def add(k, state):
             total, slope = state
             k = after(ops.sum(total), k)
-            # The k-th image behind the query in the circle of its class.
-            behind = ops.mod(own_place - start + k, own_size)
-            positive = ops.take(by_class, start + behind)
+            positive = circles.behind(k)
             d_qp = at(distance, positive)  # (b,)
             beyond = ops.where(negatives > d_qp[:, None], negatives, math.inf)
             d_qn = ops.min(beyond, axis=1)
             d_qn = ops.where(ops.isinf(d_qn), farthest, d_qn)
             violation = margin + d_qp - d_qn
-            is_violated = ops.logical_and(k <= own_positives, violation > 0)
-            is_it = ops.cast(ops.equal(negatives, d_qn[:, None]), "int32")
+            is_violated = ops.logical_and(k <= num_positives, violation > 0)
+            # The first of equally far ones; argmax of booleans is not for all backends.
+            is_met = ops.cast(ops.equal(negatives, d_qn[:, None]), "int32")
             ones = ops.cast(is_violated, distance.dtype)
             slope = add_at(slope, positive, ones)
-            slope = add_at(slope, ops.argmax(is_it, axis=1), -ones)
+            slope = add_at(slope, ops.argmax(is_met, axis=1), -ones)
             return total + ops.where(is_violated, violation, 0.0), slope
 
         def gradient(*args, upstream=None):
@@ -109,16 +131,15 @@ def semi_hard(distance, ids, batch_ids, sizes, is_query, first, *, margin):
             return upstream[:, None] * slope
 
         state = ops.zeros_like(farthest), ops.zeros_like(distance)
-        total, slope = ops.fori_loop(1, ops.max(num_positives) + 1, add, state)
+        total, slope = ops.fori_loop(1, ops.max(counts) + 1, add, state)
         return total, gradient
 
-    return sums(distance), num_positives
+    return _values(comparison, sums(comparison.distance), counts)
 
 
-def hard(distance, ids, batch_ids, sizes, is_query, first, *, margin, soft):
-    """The term of each query `(b,)`, and where an image of the batch has one `(B,)`."""
-    is_same = ops.equal(ids[:, None], batch_ids[None, :])  # (b, B)
-    is_own = is_self(ids, batch_ids, first)
+def hard(comparison, *, margin, soft):
+    """The hard triplet loss of each query `(b,)`; its mean is over all queries."""
+    distance, is_same, is_own, *_ = comparison
     is_positive = ops.logical_and(is_same, ops.logical_not(is_own))
     farthest = ops.max(ops.where(is_positive, distance, -math.inf), axis=1)
     nearest = ops.min(ops.where(is_same, math.inf, distance), axis=1)
@@ -126,29 +147,26 @@ def hard(distance, ids, batch_ids, sizes, is_query, first, *, margin, soft):
     d_qp = ops.where(ops.isinf(farthest), 0.0, farthest)
     d_qn = ops.where(ops.isinf(nearest), 0.0, nearest)
     if soft:
-        return ops.softplus(d_qp - d_qn), ops.cast(is_query, "int32")
-    return ops.maximum(margin + d_qp - d_qn, 0.0), ops.cast(is_query, "int32")
+        terms = ops.softplus(d_qp - d_qn)
+    else:
+        terms = ops.maximum(margin + d_qp - d_qn, 0.0)
+    return _values(comparison, terms, ops.cast(comparison.is_query, "int32"))
 
 
-def _per_class(ids):
-    """For each image of a batch, how many its class has: `(B,)`."""
-    return ops.take(_sizes(ids), ids + 1)
+def _values(comparison, terms, counts):
+    """Scale terms `(b,)` so that the mean over the batch divides by all `counts`."""
+    count = ops.sum(counts)
+    _check_some(count > 0)
+    scale = ops.divide_no_nan(
+        ops.cast(ops.shape(counts)[0], terms.dtype), ops.cast(count, terms.dtype)
+    )
+    has_term = comparison.of_queries(counts) > 0
+    values = ops.where(has_term, scale * terms, 0.0)
+    return ops.where(comparison.are_finite, values, float("nan"))
 
 
-def _first_of_class(ids):
-    """For each image, the place of the first of its class in order of classes."""
-    sizes = _sizes(ids)
-    return ops.take(ops.cumsum(sizes) - sizes, ids + 1)
-
-
-def _sizes(ids):
-    """How many images are distractors, and of each class: `(B + 1,)`."""
-    num_segments = ops.shape(ids)[0] + 1
-    return ops.segment_sum(ops.ones_like(ids), ids + 1, num_segments=num_segments)
-
-
-def _check_some_triplets(is_one):
-    values = inputs.values_if_eager(is_one)
+def _check_some(is_some):
+    values = inputs.values_if_eager(is_some)
     if values is not None and not values:
         raise ValueError(
             "Expected a triplet: a query with a positive and a negative. Received: "

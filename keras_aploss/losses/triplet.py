@@ -39,12 +39,13 @@ import keras
 from keras import ops
 
 from keras_aploss.losses import inputs, replicas
+from keras_aploss.losses.classes import class_ids
 from keras_aploss.losses.distances import (
     check_distance_metric,
     deserialize_distance_metric,
     serialize_distance_metric,
 )
-from keras_aploss.losses.mining import hard, of_replica, semi_hard, triplet_values
+from keras_aploss.losses.mining import compare, compare_in_replica, hard, semi_hard
 
 
 def triplet_semihard_loss(
@@ -83,8 +84,8 @@ def triplet_semihard_loss(
     >>> [round(float(value), 4) for value in values]  # 1 + d_qp - d_qn each
     [0.5, 0.0, 1.0, 0.5]
     """
-    terms = functools.partial(semi_hard, margin=check_margin(margin))
-    return _of_labels(terms, y_true, y_pred, distance_metric)
+    loss = functools.partial(semi_hard, margin=check_margin(margin))
+    return _of_labels(loss, y_true, y_pred, distance_metric)
 
 
 def triplet_hard_loss(
@@ -119,8 +120,8 @@ def triplet_hard_loss(
     >>> [round(float(value), 4) for value in values]
     [0.5, 1.5, 2.0, 0.5]
     """
-    terms = functools.partial(hard, margin=check_margin(margin), soft=soft)
-    return _of_labels(terms, y_true, y_pred, distance_metric)
+    loss = functools.partial(hard, margin=check_margin(margin), soft=soft)
+    return _of_labels(loss, y_true, y_pred, distance_metric)
 
 
 def check_margin(margin):
@@ -132,11 +133,11 @@ def check_margin(margin):
     return float(margin)
 
 
-def _of_labels(terms, y_true, y_pred, distance_metric):
+def _of_labels(loss, y_true, y_pred, distance_metric):
     labels, are_whole = inputs.check_labels(y_true)
     inputs.check_list_length(labels, least=2)
-    ids, embeddings = inputs.class_ids(labels), inputs.as_floats(y_pred)
-    values = triplet_values(terms, embeddings, ids, embeddings, ids, distance_metric)
+    ids, embeddings = class_ids(labels), inputs.as_floats(y_pred)
+    values = loss(compare(embeddings, ids, embeddings, ids, distance_metric))
     return ops.where(are_whole, values, float("nan"))
 
 
@@ -153,7 +154,7 @@ def _queries_of(y_true, sample_weight, reduction, dtype):
     """
     replicas.refuse_several_hosts()
     batch_labels, are_whole = inputs.check_labels(replicas.gather(y_true))
-    batch_ids = inputs.class_ids(batch_labels)
+    batch_ids = class_ids(batch_labels)
     size = ops.shape(batch_ids)[0]
     (ids,) = replicas.own_rows(y_true, batch_ids)  # (b,)
     weight = ops.ones_like(ids, dtype=dtype)
@@ -237,12 +238,12 @@ class TripletSemiHardLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Return the loss of each query `(B,)`; `y_true` holds `class_ids`."""
-        return of_replica(
-            functools.partial(semi_hard, margin=self.margin),
+        comparison = compare_in_replica(
             ops.convert_to_tensor(y_pred, dtype=self.dtype),
             ops.cast(ops.reshape(y_true, (-1,)), "int32"),
             self.distance_metric,
         )
+        return semi_hard(comparison, margin=self.margin)
 
     def get_config(self):
         return {
@@ -315,12 +316,12 @@ class TripletHardLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Return the loss of each query `(B,)`; `y_true` holds `class_ids`."""
-        return of_replica(
-            functools.partial(hard, margin=self.margin, soft=self.soft),
+        comparison = compare_in_replica(
             ops.convert_to_tensor(y_pred, dtype=self.dtype),
             ops.cast(ops.reshape(y_true, (-1,)), "int32"),
             self.distance_metric,
         )
+        return hard(comparison, margin=self.margin, soft=self.soft)
 
     def get_config(self):
         return {
