@@ -20,11 +20,17 @@ from keras_aploss.data import (
     resize_image,
 )
 from keras_aploss.datasets import (
+    ClassBenchmark,
     ImageSet,
+    QueryBenchmark,
     image_folder,
     image_manifest,
+    read_benchmark,
+    read_distractor_paths,
+    read_training_list,
     split_classes,
     synthetic_landmarks,
+    write_manifest,
 )
 from keras_aploss.evaluation import (
     RetrievalResult,
@@ -80,11 +86,13 @@ __all__ = [
     "APLoss",
     "Augmentation",
     "ClassBalancedSampler",
+    "ClassBenchmark",
     "GeneralizedMeanPooling2D",
     "ImageFiles",
     "ImageSet",
     "MultistageTrainer",
     "PCAWhitening",
+    "QueryBenchmark",
     "Ranking",
     "RetrievalEvaluation",
     "RetrievalResult",
@@ -124,6 +132,9 @@ __all__ = [
     "pixel_embeddings",
     "quantized_average_precision",
     "rank_queries",
+    "read_benchmark",
+    "read_distractor_paths",
+    "read_training_list",
     "relevant_by_label",
     "resize_image",
     "retrieval_model",
@@ -135,4 +146,5 @@ __all__ = [
     "top_k",
     "train_run",
     "write_evaluation",
+    "write_manifest",
 ]

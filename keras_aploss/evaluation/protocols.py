@@ -188,12 +188,7 @@ def evaluate_protocols(
     queries = check_embeddings(queries, "queries")
     database, is_mapped = _as_array(database, "database")
     check_units("database", queries, database)
-    parts = []
-    for number, array in enumerate(distractors):
-        name = f"distractors[{number}]"
-        array, _ = _as_array(array, name)
-        check_units(name, queries, array)
-        parts.append(Rows(name, array, np.empty(0, np.int64)))
+    parts = _check_distractors(queries, distractors)
     truths = {
         name: _check_protocol(name, protocol, len(queries), len(database))
         for name, protocol in protocols.items()
@@ -237,6 +232,16 @@ def _as_array(embeddings, name: str) -> tuple[np.ndarray, bool]:
     embeddings = embeddings if is_mapped else np.asarray(embeddings)
     check_shape(embeddings, name)
     return embeddings, is_mapped
+
+
+def _check_distractors(queries: np.ndarray, distractors) -> list[Rows]:
+    parts = []
+    for number, array in enumerate(distractors):
+        name = f"distractors[{number}]"
+        array, _ = _as_array(array, name)
+        check_units(name, queries, array)
+        parts.append(Rows(name, array, np.empty(0, np.int64)))
+    return parts
 
 
 def _check_protocol(name: str, protocol: tuple, num_queries: int, size: int) -> tuple:
