@@ -13,6 +13,7 @@ import collections
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,7 +70,7 @@ def embed_at_scales(
     (2, 2, 8)
     """
     scales = _check(images, scales, batch_size, workers)
-    progress = keras.utils.Progbar(len(images), verbose=verbose)
+    progress = _Progress(len(images), verbose)
     parts = []
     batches = _embedded_batches(model, images, scales, batch_size, workers, 0)
     with contextlib.closing(batches):
@@ -149,25 +150,26 @@ def extract_embeddings(
         if start:
             logger.info("%s: %d of %d are done.", file.path, start, len(images))
         batches = _embedded_batches(model, images, scales, batch_size, workers, start)
-        progress = _Rate(len(images), start, verbose)
+        progress = _Progress(len(images) - start, verbose)
         with contextlib.closing(batches):
             for _, embeddings in batches:
                 file.append(combine_scales(embeddings, power=power))
-                progress.update(file.done)
+                progress.update(file.done - start)
     return file.finish()
 
 
-class _Rate:
-    """A progress bar whose rate is that of this call, whatever was done before."""
+class _Progress:
+    """A bar with the rate of this call, which leaves out what was done before it."""
 
-    def __init__(self, total: int, start: int, verbose: int):
-        self.start = start
+    def __init__(self, total: int, verbose: int):
         self.bar = keras.utils.Progbar(
-            total - start, verbose=verbose, unit_name="image"
+            total, verbose=verbose, stateful_metrics=["images/s"], unit_name="image"
         )
+        self.started = time.monotonic()
 
     def update(self, done: int) -> None:
-        self.bar.update(done - self.start)
+        rate = done / max(time.monotonic() - self.started, 1e-9)
+        self.bar.update(done, [("images/s", rate)])
 
 
 def _embedded_batches(
@@ -233,8 +235,8 @@ def _embed_batch(model, batch, full, images, start):
         named = f" ({paths[index]!r})" if paths else ""
         raise ValueError(
             "Expected finite embeddings. Received: NaN or infinity for "
-            f"images[{index}]{named}. Look for a diverged model or a division by a zero "
-            "length."
+            f"images[{index}]{named}. Look for a diverged model or a division by a "
+            "zero length."
         )
     return embeddings
 

@@ -62,7 +62,8 @@ def load_embeddings(
     Traceback (most recent call last):
     ...
     ValueError: Expected 4 embeddings, one for each image. Received:
-    path='...photos.npy' with 3. Extract them anew, or give the list that they were made from.
+    path='...photos.npy' with 3. Extract them anew, or give the list that they were
+    made from.
     """
     path = os.fspath(path)
     shape, fortran_order, dtype, start = _read_header(path)

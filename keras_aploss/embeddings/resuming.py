@@ -113,7 +113,7 @@ class EmbeddingsFile:
             self.units = rows.shape[1]
             self._check_room()
             with self._explained():
-                self._file = open(self.partial, "wb")
+                self._file = open(self.partial, "wb")  # noqa: SIM115
                 write_header(self._file, (self.count, self.units))
         if rows.shape[1] != self.units:
             raise ValueError(
