@@ -20,6 +20,7 @@ STATIONS = {
     **{"data": "", "models": "layers", "export": "data", "datasets.landmarks": ""},
     "datasets": "data datasets.landmarks",
     "training": "",
+    "embeddings": "data layers",
     "callbacks": "evaluation pictures",
 }
 EVERYTHING = " ".join(STATIONS)
