@@ -22,6 +22,7 @@ STATIONS = {
     "training": "",
     "embeddings": "data layers",
     "callbacks": "evaluation pictures",
+    "benchmarks": "data datasets embeddings evaluation layers",
 }
 EVERYTHING = " ".join(STATIONS)
 STATIONS |= {"": f"{EVERYTHING} runs", "runs": EVERYTHING, "__main__": "cli"}

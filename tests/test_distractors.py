@@ -226,6 +226,9 @@ def test_a_protocol_without_positives_is_named_before_the_pass():
 def test_a_file_that_shrinks_is_an_error(tmp_path):
     more = mapped(tmp_path, "more", np.ones((50, 4), np.float32))
     with open(tmp_path / "more.npy", "r+b") as file:
-        file.truncate(300)
-    with pytest.raises(ValueError, match="ends before row 50"):
-        evaluate_query_database(np.eye(4), np.eye(4), [[0]] * 4, distractors=[more])
+        file.truncate(128 + 16 * 30)
+    for part, row in ((more, 50), (more[10:45], 35)):
+        with pytest.raises(ValueError, match=f"ends before row {row}"):
+            evaluate_query_database(np.eye(4), np.eye(4), [[0]] * 4, distractors=[part])
+    # What is read lies before the end.
+    evaluate_query_database(np.eye(4), np.eye(4), [[0]] * 4, distractors=[more[5:30]])

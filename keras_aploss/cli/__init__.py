@@ -7,6 +7,7 @@ import click
 from keras_aploss import __version__
 from keras_aploss.cli.evaluate import evaluate
 from keras_aploss.cli.export import export
+from keras_aploss.cli.manifest import manifest
 from keras_aploss.cli.train import train
 
 
@@ -25,5 +26,5 @@ def main():
     logging.getLogger("keras_aploss.runs").setLevel(logging.INFO)
 
 
-for command in (train, evaluate, export):
+for command in (train, evaluate, export, manifest):
     main.add_command(command)

@@ -157,17 +157,21 @@ def _blocks(parts: Sequence[Rows], size: int) -> Iterator[np.ndarray]:
 
 
 def _read(array: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Rows of an array; if it is a whole mapped file, by a read of its own."""
-    is_whole = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)
-    if not (is_whole and array.filename and array.flags.c_contiguous):
+    """Rows of an array; if it is mapped from a file, by a read of its own."""
+    whole = array
+    while isinstance(whole.base, np.memmap):
+        whole = whole.base
+    is_mapped = isinstance(whole, np.memmap) and isinstance(whole.base, mmap.mmap)
+    if not (is_mapped and whole.filename and array.flags.c_contiguous):
         return array[start:stop]
     units = array.shape[1]
-    offset = array.offset + start * units * array.itemsize
     count = (stop - start) * units
-    values = np.fromfile(array.filename, array.dtype, count, offset=offset)
+    offset = whole.offset + array.ctypes.data - whole.ctypes.data
+    offset += start * units * array.itemsize
+    values = np.fromfile(whole.filename, array.dtype, count, offset=offset)
     if len(values) < count:
         raise ValueError(
-            f"Expected {len(array)} rows of embeddings in {str(array.filename)!r}. "
+            f"Expected {len(array)} rows of embeddings in {str(whole.filename)!r}. "
             f"Received: a file that now ends before row {stop}. Write it again."
         )
     return values.reshape(-1, units)

@@ -39,6 +39,7 @@ from keras_aploss.datasets.benchmarks.benchmark import QueryBenchmark
 from keras_aploss.datasets.benchmarks.reading import (
     Source,
     check_distinct,
+    check_present,
     find_file,
     read_lines,
     read_words,
@@ -259,17 +260,22 @@ def _folder_of_texts(name: str, root: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def read_distractor_paths(root: str | os.PathLike) -> Sequence[str]:
+def read_distractor_paths(
+    root: str | os.PathLike, *, check_files: bool = True, verbose: int = 0
+) -> Sequence[str]:
     """List the million distractors of revisited Oxford and Paris.
 
     Args:
         root: The folder that has `revisitop1m.txt` and `jpg/`, or its parent.
+        check_files: Whether to look for all the files.
+        verbose: 1 shows a progress bar over them.
 
     Returns:
         The paths of the images, in the order of the list.
 
     Raises:
-        ValueError: If the list is not there, or names an image twice.
+        ValueError: If the list is not there or names an image twice, or an image is
+            missing.
 
     Example:
     >>> from keras_aploss import read_distractor_paths
@@ -290,4 +296,7 @@ def read_distractor_paths(root: str | os.PathLike) -> Sequence[str]:
     # The list is read relative to `jpg`, or to the folder that holds it.
     folders = (path.parent / "jpg", path.parent)
     folder = next((f for f in folders if (f / names[0]).exists()), folders[0])
-    return [os.fspath(folder / name) for name in names]
+    paths = [os.path.join(folder, name) for name in names]
+    if check_files:
+        check_present(paths, source, verbose=verbose)
+    return paths

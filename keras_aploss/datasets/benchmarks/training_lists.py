@@ -40,6 +40,11 @@ from keras_aploss.datasets.benchmarks.reading import (
 from keras_aploss.datasets.image_set import ImageSet
 
 _LANDMARKS_URL = "https://europe.naverlabs.com/deep-image-retrieval-public-data/"
+TRAINING_LISTS = {
+    "landmarks_clean": _LANDMARKS_URL,
+    "gldv2": GLDV2_URL,
+    "gldv2_clean": GLDV2_URL,
+}
 _logger = logging.getLogger(__name__)
 
 
@@ -73,25 +78,24 @@ def read_training_list(
     >>> len(images.images), images.class_names, len(images.skipped)
     (1, ['7'], 1)
     """
-    readers = {
-        "landmarks_clean": (_read_landmarks, _LANDMARKS_URL),
-        "gldv2": (_read_gldv2, GLDV2_URL),
-        "gldv2_clean": (_read_gldv2_clean, GLDV2_URL),
-    }
-    if name not in readers:
+    if name not in TRAINING_LISTS:
         raise ValueError(
-            f"Expected one of {', '.join(sorted(readers))}. Received: {name=}."
+            f"Expected one of {', '.join(TRAINING_LISTS)}. Received: {name=}."
         )
-    read, url = readers[name]
-    source = Source(name, url, pathlib.Path(root))
-    rows = read(source)
+    readers = {
+        "landmarks_clean": _read_landmarks,
+        "gldv2": _read_gldv2,
+        "gldv2_clean": _read_gldv2_clean,
+    }
+    source = Source(name, TRAINING_LISTS[name], pathlib.Path(root))
+    rows = readers[name](source)
     check_distinct([path for path, _ in rows], f"the images of {name}")
     missing = set(missing_files([path for path, _ in rows], verbose=verbose))
     if len(missing) == len(rows):
         raise ValueError(
             f"Expected images of {name} below root={str(root)!r}. Received: none of "
             f"the {len(rows):,} that are listed, such as {rows[0][0]}. Download them "
-            f"from {url}."
+            f"from {source.url}."
         )
     if missing:
         _logger.warning(
