@@ -10,14 +10,17 @@ from keras_aploss.runs.checkpoint import encoder_of, load_model
 
 
 def load_encoder(
-    path: pathlib.Path, image_size: int | None = None
+    path: pathlib.Path, image_size: int | None = None, *, needs_size: bool = True
 ) -> tuple[keras.Model, RunSettings]:
-    """The model of a run folder or a `.keras` file, and the settings of its run."""
-    path, settings = _find_model(path, image_size)
+    """The model of a run folder or a `.keras` file, and the settings of its run.
+
+    With `needs_size` a file outside a run folder must come with an `image_size`.
+    """
+    path, settings = _find_model(path, image_size, needs_size)
     return encoder_of(load_model(path)), settings
 
 
-def _find_model(path, image_size):
+def _find_model(path, image_size, needs_size):
     """The `.keras` file of a run folder or of a path, and the settings of its run."""
     folder = path if path.is_dir() else path.parent
     if path.is_dir():
@@ -30,7 +33,7 @@ def _find_model(path, image_size):
         )
     if (folder / "settings.json").exists():
         settings = RunSettings.load(folder / "settings.json")
-    elif image_size:
+    elif image_size or not needs_size:
         settings = RunSettings(name=path.stem)
     else:
         raise ValueError(

@@ -33,14 +33,14 @@ import os
 
 import numpy as np
 
-from keras_aploss.embeddings.files import (
+from keras_aploss.embeddings.neighbours import nearest, unit_blocks
+from keras_aploss.embeddings.scales import unit_length
+from keras_aploss.embeddings.storage import (
     check_matrix,
     release_pages,
     rows_per_block,
     save_blocks,
 )
-from keras_aploss.embeddings.neighbours import nearest, unit_blocks
-from keras_aploss.embeddings.scales import unit_length
 
 
 def expand_queries(

@@ -12,7 +12,6 @@ Dimension key: N images, B images per batch, S scales, D units.
 import collections
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import numpy as np
 
 from keras_aploss.data import scale_image
 from keras_aploss.embeddings.resuming import EmbeddingsFile, settings_of
-from keras_aploss.embeddings.scales import check_power, combine_scales
+from keras_aploss.embeddings.scales import check_power, check_scales, combine_scales
 
 logger = logging.getLogger(__name__)
 
@@ -242,13 +241,10 @@ def _embed_batch(model, batch, full, images, start):
 
 
 def _check(images, scales, batch_size, workers):
-    scales = [float(scale) for scale in scales]
-    if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise ValueError(f"Expected one scale or more, above 0. Received: {scales=}.")
     if batch_size < 1 or workers < 1 or len(images) < 1:
         raise ValueError(
             "Expected at least one image, `batch_size` >= 1 and `workers` >= 1. "
             f"Received: len(images)={len(images)}, batch_size={batch_size}, "
             f"workers={workers}."
         )
-    return scales
+    return check_scales(scales)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from keras_aploss.embeddings.files import row_blocks
+from keras_aploss.embeddings.storage import row_blocks
 
 # How far from 1 the length of a stored embedding may be: 16-bit floats round by 1e-3.
 _LENGTH_TOLERANCE = 0.01

@@ -18,7 +18,7 @@ import time
 import keras
 import numpy as np
 
-from keras_aploss.embeddings.files import (
+from keras_aploss.embeddings.storage import (
     full_disk_explained,
     load_embeddings,
     write_header,
@@ -47,25 +47,64 @@ class EmbeddingsFile:
 
     def __init__(self, path, count: int, settings: dict):
         self.path = os.fspath(path)
-        if not self.path.endswith(".npy"):
-            raise ValueError(
-                f"Expected a path that ends in '.npy'. Received: path={self.path!r}."
-            )
-        folder = os.path.dirname(self.path) or "."
-        if not os.path.isdir(folder):
-            raise ValueError(
-                f"Expected a path in an existing folder. Received: path={self.path!r}."
-            )
+        check_free(path)
         self.partial, self.note = f"{self.path}.partial", f"{self.path}.json"
         self.count, self.settings = count, settings
         self.done, self.units, self._file = 0, None, None
         self.is_finished = os.path.exists(self.path)
-        self._read_note()
+        if self.is_finished:
+            self._read_note()
+
+    def __enter__(self):
+        # Not emptied: these may be the rows of hours.
+        descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
+        self._file = os.fdopen(descriptor, "r+b")
+        try:
+            self._lock()
+            self._go_on()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def _lock(self):
+        """Keep a second process from writing the same rows; a kill frees the file."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"Expected no other process that writes {self.path!r}. Received: one "
+                "that does. Wait for it, or choose another path."
+            ) from error
+        except OSError:  # a network file system without locks
+            return
+
+    def _go_on(self):
+        """Find the end of the rows that are safe, and cut off what follows."""
+        size = os.path.getsize(self.partial)
+        if size:
+            self._read_note()
+        if not self.done:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self.note)  # of a file that was deleted since
+            self._file.truncate(0)
+        elif size < self._size(self.done):
+            raise ValueError(
+                f"Expected {self.done} embeddings in {self.partial!r}, as its note "
+                f"says. Received: {size:,} bytes, which hold fewer. Delete both and "
+                "begin again."
+            )
+        else:
+            self._file.truncate(self._size(self.done))
+            self._file.seek(0, os.SEEK_END)
+            self._check_room()
+        self._noted = time.monotonic()
 
     def _read_note(self):
-        begun = self.is_finished or os.path.exists(self.partial)
-        if not begun:
-            return
         try:
             with open(self.note, encoding="utf-8") as file:
                 note = json.load(file)
@@ -75,13 +114,13 @@ class EmbeddingsFile:
             if not self.is_finished and not os.path.exists(self.note):
                 return
             raise ValueError(
-                f"Expected no file, or one that was extracted here. Received: "
+                "Expected no file, or one that was extracted here. Received: "
                 f"path={self.path!r}, whose note {self.note!r} cannot be read: "
                 f"{error}. Choose another path, or delete both."
             ) from error
         names = dict.fromkeys([*self.settings, *settings])
         different = [n for n in names if self.settings.get(n) != settings.get(n)]
-        if different:
+        if different and (done or self.is_finished):
             there = ", ".join(f"{n}={settings.get(n)!r}" for n in different)
             here = ", ".join(f"{n}={self.settings.get(n)!r}" for n in different)
             raise ValueError(
@@ -91,47 +130,30 @@ class EmbeddingsFile:
             )
         self.done, self.units = done, units
 
-    def __enter__(self):
-        if self.done:
-            size = os.path.getsize(self.partial)
-            if size < self._size(self.done):
-                raise ValueError(
-                    f"Expected {self.done} embeddings in {self.partial!r}, as its note "
-                    f"says. Received: {size:,} bytes, which hold fewer. Delete both "
-                    "and begin again."
-                )
-            self._file = open(self.partial, "r+b")
-            self._file.truncate(self._size(self.done))
-            self._file.seek(0, os.SEEK_END)
-            self._check_room()
-        self._noted = time.monotonic()
-        return self
-
     def append(self, rows: np.ndarray) -> None:
         """Write the next `(B, D)` rows."""
-        if self._file is None:
+        if self.units is None:
             self.units = rows.shape[1]
             self._check_room()
-            with self._explained():
-                self._file = open(self.partial, "wb")  # noqa: SIM115
-                write_header(self._file, (self.count, self.units))
         if rows.shape[1] != self.units:
             raise ValueError(
                 f"Expected embeddings of {self.units} units, as in {self.partial!r}. "
                 f"Received: {rows.shape[1]}."
             )
         with self._explained():
+            if not self.done:
+                write_header(self._file, (self.count, self.units))
             self._file.write(np.ascontiguousarray(rows, "<f4"))
             self.done += len(rows)
-            if time.monotonic() - self._noted > _SECONDS_AT_RISK:
+            is_first = self.done == len(rows)
+            if is_first or time.monotonic() - self._noted > _SECONDS_AT_RISK:
                 self._note_down()
 
     def __exit__(self, kind, error, traceback):
-        if self._file is None:
-            return
         try:
-            with self._explained():
-                self._note_down()
+            if self.done:
+                with self._explained():
+                    self._note_down()
         except OSError:
             # The first error says more than that of this attempt.
             if kind is None:
@@ -139,6 +161,8 @@ class EmbeddingsFile:
         finally:
             with contextlib.suppress(OSError):
                 self._file.close()
+                if not self.done:
+                    os.remove(self.partial)
 
     def finish(self) -> np.ndarray:
         """Give the whole file its name, and map it."""
@@ -182,13 +206,30 @@ class EmbeddingsFile:
             yield
 
 
+def check_free(path) -> None:
+    """Refuse a path that can hold no embeddings, or holds what was not made here."""
+    path = os.fspath(path)
+    if not path.endswith(".npy"):
+        raise ValueError(f"Expected a path that ends in '.npy'. Received: {path=}.")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise ValueError(f"Expected a path in an existing folder. Received: {path=}.")
+    if os.path.exists(path) and not os.path.exists(f"{path}.json"):
+        raise ValueError(
+            f"Expected no file, or one that was extracted here. Received: {path=}, "
+            "beside which no '.json' tells what it is of. Choose another path, or "
+            "delete it."
+        )
+
+
 def settings_of(model: keras.Model, images, **settings) -> dict:
     """What embeddings depend on, in values of JSON; long lists as digests."""
     described = {"images": len(images)}
     if isinstance(images, np.ndarray):
         described["pixels"] = _digest(np.ascontiguousarray(images))
     elif hasattr(images, "paths"):
-        described |= {name: _short(value) for name, value in vars(images).items()}
+        for name, value in vars(images).items():
+            with contextlib.suppress(TypeError):  # what JSON does not hold
+                described[name] = _short(value)
     weights = (keras.ops.convert_to_numpy(weight) for weight in model.weights)
     return {**described, "weights": _digest(*weights), **settings}
 

@@ -93,3 +93,11 @@ def check_power(power: float | None) -> None:
             "Expected `power` above 0, or None for the plain mean. Received: "
             f"power={power!r}."
         )
+
+
+def check_scales(scales) -> list[float]:
+    """The scales as floats: one or more, all above 0."""
+    scales = [float(scale) for scale in scales]
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"Expected one scale or more, above 0. Received: {scales=}.")
+    return scales

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_aploss.embeddings.files import check_matrix, finite_blocks, save_blocks
 from keras_aploss.embeddings.scales import unit_length
+from keras_aploss.embeddings.storage import check_matrix, finite_blocks, save_blocks
 from keras_aploss.layers import PCAWhitening
 
 
