@@ -160,8 +160,9 @@ def read_whitening(
             return mean, arrays["kernel"]
         variance = arrays["explained_variance"]
         return mean, whitening_kernel(arrays["components"], variance, power=power)
-    # Of a damaged archive NumPy raises almost anything.
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    # Of a damaged archive NumPy raises almost anything: BadZipFile, zlib.error,
+    # KeyError, ValueError, EOFError...
+    except Exception as error:
         raise ValueError(
             "Expected an `.npz` file with mean and kernel (or mean, components and "
             "explained_variance), or an `.npy` file of embeddings. Received: "

@@ -22,6 +22,7 @@ from keras_aploss.datasets import (
 )
 from keras_aploss.datasets.benchmarks.names import BENCHMARKS
 from keras_aploss.embeddings import load_embeddings
+from keras_aploss.embeddings.scales import check_scales
 
 _PATH = click.Path(path_type=pathlib.Path)
 _OPTIONS = [
@@ -152,10 +153,7 @@ def _measure(model, image_size, others, name, folder, options):
     )
     is_of_classes = isinstance(benchmark, ClassBenchmark)
     _check_options(benchmark, is_of_classes, options)
-    # Images of their own size have no other: the one of the run does not matter.
-    encoder, settings = load_encoder(
-        model, image_size if is_of_classes else image_size or 224
-    )
+    encoder, settings = load_encoder(model, image_size, needs_size=is_of_classes)
     if is_of_classes:
         images = ImageFiles(benchmark.test.images.paths, settings.image_size)
         benchmark = benchmark._replace(test=benchmark.test._replace(images=images))
@@ -169,7 +167,7 @@ def _measure(model, image_size, others, name, folder, options):
         "verbose": verbose,
     }
     queries, database = benchmark_embeddings(encoder, benchmark, folder, **extraction)
-    if isinstance(distractors, list) and distractors:
+    if isinstance(distractors, list) and distractors:  # paths
         distractors = distractor_embeddings(encoder, distractors, folder, **extraction)
     k, augment = options["query_expansion"], options["database_augmentation"]
     queries, database, distractors = postprocess_benchmark(
@@ -207,15 +205,12 @@ def _check_options(benchmark, is_of_classes, options):
 
 def _scales(text):
     try:
-        scales = [float(part) for part in text.split(",")]
-    except ValueError:
-        scales = []
-    if not scales or not all(0 < scale < float("inf") for scale in scales):
+        return check_scales([float(part) for part in text.split(",")])
+    except ValueError as error:
         raise ValueError(
             "Expected `--scales` as numbers above 0 with commas between, such as "
             f"1,0.7071,0.5. Received: {text!r}."
-        )
-    return scales
+        ) from error
 
 
 def _read_whitening(options, units, verbose):
@@ -225,10 +220,10 @@ def _read_whitening(options, units, verbose):
     power = options["whitening_power"]
     whitening = read_whitening(path, power=power, verbose=verbose)
     mean = whitening[0] if isinstance(whitening, tuple) else whitening.mean
-    if len(mean) != units:
+    if mean.shape != (units,):
         raise ValueError(
             f"Expected a whitening of the {units} units of the model. Received: "
-            f"{len(mean)} in {str(path)!r}."
+            f"mean.shape={tuple(mean.shape)} in {str(path)!r}."
         )
     return whitening
 
