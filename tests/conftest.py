@@ -21,7 +21,7 @@ ON_TORCH = {
     "test_average_precision.py",
     "test_blocks.py",
     "test_cells.py",
-    "test_classes.py",
+    "test_loss_classes.py",
     "test_distances.py",
     "test_layers.py",
     "test_listwise.py",

@@ -21,7 +21,9 @@ STATIONS = {
     "datasets": "data datasets.landmarks",
     "training": "",
     "checkpoints": "models layers",
+    "embeddings": "data layers",
     "callbacks": "evaluation pictures",
+    "benchmarks": "data datasets embeddings evaluation layers",
 }
 EVERYTHING = " ".join(STATIONS)
 STATIONS |= {"": f"{EVERYTHING} runs", "runs": EVERYTHING, "__main__": "cli"}

@@ -227,7 +227,7 @@ def test_top_k_excludes_the_query_itself():
 
 def test_memory_is_a_block(monkeypatch):
     """No array of N x N: the similarities of a block, here 100 values, at most."""
-    monkeypatch.setattr("keras_aploss.evaluation.protocols._BLOCK_VALUES", 100)
+    monkeypatch.setattr("keras_aploss.evaluation.similarity._BLOCK_VALUES", 100)
     sizes = []
     matmul = np.matmul
 

@@ -7,6 +7,8 @@ import click
 from keras_aploss import __version__
 from keras_aploss.cli.evaluate import evaluate
 from keras_aploss.cli.export import export
+from keras_aploss.cli.extract import extract
+from keras_aploss.cli.manifest import manifest
 from keras_aploss.cli.train import train
 
 
@@ -22,8 +24,9 @@ def main():
         keras-aploss train --data photos/ --image-size 128
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("keras_aploss.runs").setLevel(logging.INFO)
+    for station in ("runs", "embeddings"):
+        logging.getLogger(f"keras_aploss.{station}").setLevel(logging.INFO)
 
 
-for command in (train, evaluate, export):
+for command in (train, evaluate, extract, export, manifest):
     main.add_command(command)

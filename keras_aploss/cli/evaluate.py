@@ -7,6 +7,7 @@ import click
 import numpy as np
 
 from keras_aploss.callbacks import RetrievalEvaluation, evaluate_embeddings
+from keras_aploss.cli.benchmark import benchmark_options, run_benchmark
 from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.output import clear_errors, print_metrics
 from keras_aploss.runs import pixel_embeddings, write_evaluation
@@ -23,18 +24,41 @@ from keras_aploss.runs.images import read_evaluation_set
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     help="Write figures and pictures of the best and worst queries into this folder.",
 )
-def evaluate(model, data, split, image_size, report):
+@benchmark_options
+@click.pass_context
+def evaluate(context, model, data, split, image_size, report, **options):
     """Measure MODEL, a run folder or a `.keras` or `.pt` file, on a set of images.
 
     Each image queries all the others; in a CSV file with the splits query and gallery,
     the former query the latter.
 
+    With `--benchmark`, measure it by the protocol of a public benchmark, whose files
+    are in `--root`. Embeddings are stored: a command that was stopped or killed goes on
+    where it was. At one scale and the original size, as the paper measures:
+
     \b
     Examples:
         keras-aploss evaluate runs/landmarks
         keras-aploss evaluate runs/landmarks --data photos/ --report report/
+        keras-aploss evaluate MODEL --benchmark roxford5k --root /data
+        keras-aploss evaluate MODEL --benchmark rparis6k --root /data \\
+            --whitening pca.npz --distractors /data/revisitop1m
     """
+    if options["benchmark"]:
+        others = {"--data": data, "--split": split, "--report": report}
+        run_benchmark(model, image_size, others, **options)
+        return
+    given = [
+        "--" + name.replace("_", "-")
+        for name in options
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
     with clear_errors():
+        if given:
+            raise ValueError(
+                f"Expected {', '.join(given)} together with `--benchmark NAME`. "
+                "Received: none."
+            )
         network, settings = load_encoder(model, image_size)
         images, queries = read_evaluation_set(
             settings, data, split, verbose=int(sys.stdout.isatty())

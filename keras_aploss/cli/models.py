@@ -13,16 +13,19 @@ PUBLISHED = (".pt", ".pth")  # checkpoints of PyTorch
 
 
 def load_encoder(
-    path: pathlib.Path, image_size: int | None = None
+    path: pathlib.Path, image_size: int | None = None, *, needs_size: bool = True
 ) -> tuple[keras.Model, RunSettings]:
-    """The model of a run folder or a file, and the settings of its run."""
-    path, settings = _find_model(path, image_size)
+    """The model of a run folder or a file, and the settings of its run.
+
+    With `needs_size` a file outside a run folder must come with an `image_size`.
+    """
+    path, settings = _find_model(path, image_size, needs_size)
     if path.suffix in PUBLISHED:
         return load_ap_gem(path), settings
     return encoder_of(load_model(path)), settings
 
 
-def _find_model(path, image_size):
+def _find_model(path, image_size, needs_size):
     """The file of a run folder or of a path, and the settings of its run."""
     folder = path if path.is_dir() else path.parent
     if path.is_dir():
@@ -36,7 +39,7 @@ def _find_model(path, image_size):
     is_run = path.suffix == ".keras" and (folder / "settings.json").exists()
     if is_run:
         settings = RunSettings.load(folder / "settings.json")
-    elif image_size:
+    elif image_size or not needs_size:
         settings = RunSettings(name=path.stem)
     else:
         raise ValueError(

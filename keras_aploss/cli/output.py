@@ -36,15 +36,22 @@ def clear_errors():
         raise click.ClickException(message) from error
 
 
-def print_metrics(rows: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """Print a row of metrics for each name, the trained model's in bold."""
+def print_metrics(
+    rows: Mapping[str, Mapping[str, float]],
+    title: str,
+    shown: Mapping[str, str] = SHOWN,
+) -> None:
+    """Print a row of metrics for each name, the trained model's in bold.
+
+    `shown` gives the headings of the metrics to print.
+    """
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for heading in SHOWN.values():
+    for heading in shown.values():
         table.add_column(heading, justify="right")
     for name, metrics in rows.items():
         style = "bold" if name in ("after training", "model") else None
-        table.add_row(name, *(f"{metrics[key]:.3f}" for key in SHOWN), style=style)
+        table.add_row(name, *(f"{metrics[key]:.3f}" for key in shown), style=style)
     console = Console()
     # Not the title of the table, which would wrap at its width.
     console.print(f"\n[bold]{title}[/bold]")

@@ -8,3 +8,4 @@ from keras_aploss.data.files import (
     find_unreadable,
     load_image,
 )
+from keras_aploss.data.original import OriginalImages, scale_image

@@ -112,7 +112,7 @@ def resize_image(image, image_size):
     side = tf.minimum(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = image[top : top + side, left : left + side]
-    return _resample(square, (image_size, image_size))  # (S, S, 3)
+    return resample(square, (image_size, image_size))  # (S, S, 3)
 
 
 def resize_shorter_side(image, image_size):
@@ -141,10 +141,19 @@ def resize_shorter_side(image, image_size):
     top, left = tf.unstack((shape - kept) // 2)
     height, width = tf.unstack(kept)
     middle = image[top : top + height, left : left + width]
-    return _resample(middle, (kept * size + side // 2) // side)
+    return resample(middle, (kept * size + side // 2) // side)
 
 
-def _resample(image, size):
+def resample(image, size):
+    """Resize an image to (height, width) by the package's one filter.
+
+    Args:
+        image: (H, W, 3) `uint8` tensor or array.
+        size: height and width of the result, integers or a tensor of two.
+
+    Returns:
+        A `uint8` tensor of shape (height, width, 3).
+    """
     resized = tf.image.resize(image, size, method="bilinear", antialias=True)
     return tf.cast(tf.round(resized), tf.uint8)
 

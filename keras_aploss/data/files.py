@@ -12,6 +12,7 @@ import os
 import pathlib
 import stat
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -94,15 +95,25 @@ def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
         ...     load_image(path, 32).shape, load_image(path, 32, crop=False).shape
         ((32, 32, 3), (32, 48, 3))
     """
-    _require_positive(image_size=image_size)
+    require_positive(image_size=image_size)
     resize = _central_square if crop else _whole_image
+    return read_image(path, lambda image: resize(image, image_size))
+
+
+def read_image(path, change: Callable) -> np.ndarray:
+    """Reads and decodes one image file, and changes its (H, W, 3) tensor.
+
+    Raises:
+        ValueError: the file is not a readable image.
+        OSError: the file can not be opened.
+    """
     problem = _file_reason(path)
     if problem:
         raise _unreadable(path, problem)
     contents = pathlib.Path(path).read_bytes()
     try:
         with tf.device("CPU:0"):
-            return resize(_decode(contents, MAX_PIXELS), image_size).numpy()
+            return change(_decode(contents, MAX_PIXELS)).numpy()
     except tf.errors.InvalidArgumentError as error:
         problem = _reason_to_skip(path, MAX_PIXELS, 1) or _decoder_reason(error)
         raise _unreadable(path, problem) from error
@@ -133,8 +144,8 @@ class ImageFiles:
     """
 
     def __init__(self, paths, image_size: int, *, crop: bool = True):
-        _require_positive(image_size=image_size)
-        self.paths = _as_list(paths)
+        require_positive(image_size=image_size)
+        self.paths = as_list(paths)
         self.image_size = image_size
         self.crop = crop
 
@@ -206,8 +217,8 @@ def find_unreadable(
         >>> find_unreadable(["nowhere.jpg"])
         [SkippedImage(path='nowhere.jpg', reason='the file does not exist')]
     """
-    _require_positive(max_pixels=max_pixels, min_side=min_side)
-    paths = _as_list(paths)
+    require_positive(max_pixels=max_pixels, min_side=min_side)
+    paths = as_list(paths)
 
     def reason(path):
         return _reason_to_skip(path, max_pixels, min_side)
@@ -306,7 +317,8 @@ def _decoder_reason(error):
     return lines[-1].removeprefix("assertion failed: ")
 
 
-def _as_list(paths):
+def as_list(paths) -> list[str]:
+    """The paths as text; a single path is refused, whose letters would be files."""
     if isinstance(paths, str | bytes | os.PathLike):
         raise ValueError(
             f"Expected a list of paths. Received: paths={paths!r}. Write [path]."
@@ -314,7 +326,8 @@ def _as_list(paths):
     return [os.fspath(path) for path in paths]
 
 
-def _require_positive(**arguments):
+def require_positive(**arguments) -> None:
+    """Refuse what is not a positive integer, by its name."""
     for name, value in arguments.items():
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(

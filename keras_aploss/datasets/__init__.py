@@ -10,9 +10,18 @@ set raw pixels and colour histograms rank poorly (exact mAP under 0.2), while a 
 network trained on the other landmarks finds the same building again from elsewhere, by
 night, behind a tree. `image_folder` and `image_manifest` read one's own images, tell
 which files are unusable and go on without them; `split_classes` sets classes aside.
+`read_benchmark` reads the public benchmarks, and `write_manifest` writes what
+`image_manifest` reads.
 """
 
+from keras_aploss.datasets.benchmarks import (
+    ClassBenchmark,
+    QueryBenchmark,
+    read_benchmark,
+    read_distractor_paths,
+    read_training_list,
+)
 from keras_aploss.datasets.files import image_folder
 from keras_aploss.datasets.image_set import ImageSet, split_classes
-from keras_aploss.datasets.manifest import image_manifest
+from keras_aploss.datasets.manifest import image_manifest, write_manifest
 from keras_aploss.datasets.synthetic import synthetic_landmarks

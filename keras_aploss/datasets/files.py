@@ -24,8 +24,8 @@ _NAMED_CLASSES = 20  # of those with one image, in a warning
 _logger = logging.getLogger(__name__)
 
 
-def _walk_images(folder):
-    """List a class's images, also those of other formats; links are followed once."""
+def walk_images(folder):
+    """List images below a folder, of other formats too; links are followed once."""
     found, visited = [], {os.path.realpath(os.path.dirname(folder))}
     for parent, folders, names in os.walk(folder, followlinks=True):
         visited.add(os.path.realpath(parent))
@@ -44,7 +44,7 @@ def _walk_images(folder):
     return sorted(found)
 
 
-def _divide_by_format(rows):
+def divide_by_format(rows):
     """Divide (path, class) rows into those of a format that is read, and the others."""
     read = [row for row in rows if row[0].lower().endswith(_EXTENSIONS)]
     others = sorted({path for path, _ in rows} - {path for path, _ in read})
@@ -145,9 +145,9 @@ def image_folder(
     rows = [
         (file, name)
         for name in sorted(classes)
-        for file in _walk_images(os.path.join(path, name))
+        for file in walk_images(os.path.join(path, name))
     ]
-    rows, others = _divide_by_format(rows)
+    rows, others = divide_by_format(rows)
     if not rows:
         advice = f" Convert the {len(others)} of other formats." if others else ""
         raise ValueError(

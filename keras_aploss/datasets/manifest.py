@@ -9,6 +9,7 @@ import csv
 import logging
 import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -202,3 +203,56 @@ def image_manifest(
         bad = [item for item in skipped if item.path in listed]
         sets[name] = ImageSet(images, labels, class_names, bad)
     return sets
+
+
+def write_manifest(
+    csv_path: str | os.PathLike,
+    sets: Mapping[str, ImageSet],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write sets of image files as a CSV file that `image_manifest` reads.
+
+    Training on a benchmark needs no other form of it than this list.
+
+    Args:
+        csv_path: The file. Paths in it are absolute.
+        sets: By the name of the split, such as train and test, sets of `ImageFiles`
+            with one numbering of the labels.
+        overwrite: Whether the file may exist.
+
+    Raises:
+        ValueError: If a set holds arrays instead of files, or the file exists.
+
+    Example:
+    >>> import pathlib, tempfile, numpy as np
+    >>> from keras_aploss import ImageFiles, ImageSet, write_manifest
+    >>> birds = ImageSet(ImageFiles(["/a.jpg"], 64), np.array([1]), ["crow", "jay"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     csv_path = pathlib.Path(folder, "birds.csv")
+    ...     write_manifest(csv_path, {"train": birds})
+    ...     csv_path.read_text().split()
+    ['path,label,class_name,split', '/a.jpg,1,jay,train']
+    """
+    for name, images in sets.items():
+        if not isinstance(images.images, ImageFiles):
+            raise ValueError(
+                f"Expected sets of `ImageFiles`. Received: sets[{name!r}].images="
+                f"{type(images.images).__name__}, which has no paths."
+            )
+    csv_path = pathlib.Path(csv_path)
+    if csv_path.exists() and not overwrite:
+        raise ValueError(
+            f"Expected a new file. Received: csv_path={str(csv_path)!r}, which exists. "
+            "Remove it, or choose another name."
+        )
+    csv_path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = csv_path.with_name(f"{csv_path.name}.unfinished")
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "label", "class_name", "split"])
+        for split, images in sets.items():
+            for path, label in zip(images.images.paths, images.labels, strict=True):
+                title = images.class_names[label] if label >= 0 else "distractor"
+                writer.writerow([os.path.abspath(path), label, title, split])
+    os.replace(unfinished, csv_path)

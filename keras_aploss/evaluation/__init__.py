@@ -2,7 +2,8 @@
 
 `metrics` defines AP, recall@k, precision@k and MAP@R and their rule for ties;
 `protocols` says who queries what (leave one out, or queries against a database with
-junk), in blocks of bounded memory; `embedding` computes what is ranked.
+junk), in the blocks of bounded memory that `similarity` makes; `distractors` counts
+what no memory holds; `embedding` computes what is ranked.
 """
 
 from keras_aploss.evaluation.embedding import embed
@@ -13,7 +14,8 @@ from keras_aploss.evaluation.metrics import (
 )
 from keras_aploss.evaluation.protocols import (
     evaluate_leave_one_out,
+    evaluate_protocols,
     evaluate_query_database,
     relevant_by_label,
-    top_k,
 )
+from keras_aploss.evaluation.similarity import top_k

@@ -71,15 +71,19 @@ def embed(
     return embeddings
 
 
-def check_finite(embeddings: np.ndarray, name: str) -> None:
-    """Raise a ValueError that counts the rows with NaN or infinity."""
+def check_finite(embeddings: np.ndarray, name: str, first_row: int = 0) -> None:
+    """Raise a ValueError that counts the rows with NaN or infinity.
+
+    `first_row` is the number of the first row in a larger array.
+    """
     # A float64 sum of finite float32 cannot overflow, and takes no (N, D) mask.
     bad = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
     if len(bad):
         raise ValueError(
             f"Expected finite embeddings. Received: `{name}` with {len(bad)} of "
             f"{len(embeddings)} rows holding NaN or infinity, the first at index "
-            f"{bad[0]}. Look for a diverged model or a division by a zero length."
+            f"{first_row + bad[0]}. Look for a diverged model or a division by a zero "
+            "length."
         )
 
 

@@ -98,8 +98,8 @@ def evaluate_similarity(
     {'map': 0.83..., 'map_at_r': 0.5, 'recall_at_2': 1.0, 'precision_at_2': 0.5,
      'mp_at_2': 0.5, 'map_at_2': 0.5}
     """
-    rows = _matrix_rows(similarity, relevance, junk)
-    return evaluate_rows(rows, len(similarity), ks, interpolation)
+    counts = count_rows(_matrix_rows(similarity, relevance, junk))
+    return evaluate_counts(counts, len(similarity), ks, interpolation)
 
 
 def average_precision(
@@ -121,46 +121,77 @@ def average_precision(
     """
     _check_interpolation(interpolation)
     values = np.full(len(similarity), np.nan)
-    rows = _matrix_rows(similarity, relevance, junk)
-    for queries, measured in _measure(rows, np.empty(0, np.int64), interpolation):
+    counts = count_rows(_matrix_rows(similarity, relevance, junk))
+    for queries, measured in _measure(counts, np.empty(0, np.int64), interpolation):
         values[queries] = measured[:, 0]
     return values
 
 
-def evaluate_rows(
+def count_rows(
     rows: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Reduce rows of similarities to what the metrics need of them.
+
+    `rows` yields a query, its `(N,)` similarities, the indices of its positives, at
+    least one, and those to leave out; the result is for `evaluate_counts`.
+    """
+    for query, row, positives, left_out in rows:
+        yield query, *count_row(row, positives, left_out)
+
+
+def count_row(
+    row: np.ndarray, positives: np.ndarray, left_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The similarities of the positives, ascending, and `above` of each: `(P,)`.
+
+    The row is changed while it is counted, and is then as before.
+    """
+    kept = row[positives], row[left_out]
+    row[positives] = -np.inf
+    row[left_out] = -np.inf
+    thresholds = np.sort(kept[0])
+    above = count_at_or_above(row, thresholds)
+    row[positives], row[left_out] = kept
+    return thresholds, above
+
+
+def evaluate_counts(
+    counts: Iterable[tuple[int, np.ndarray, np.ndarray]],
     num_queries: int,
     ks: Sequence[int],
     interpolation: str,
 ) -> RetrievalResult:
-    """Measure one row of similarities after the other.
+    """Measure one query after the other.
 
     Args:
-        rows: yields a query, its `(N,)` similarities, which are overwritten, the
-            indices of its positives, at least one, and those to leave out. Queries
-            without positives do not occur.
+        counts: yields a query, the similarities of its positives, ascending, `(P,)`,
+            and for each of them the number `above` of negatives that reach it, `(P,)`.
         num_queries: Q.
         ks: the cut-offs k.
         interpolation: form of the AP, `"step"` or `"trapezoid"`.
     """
     ks = _check_ks(ks)
     _check_interpolation(interpolation)
-    values = np.full(num_queries, np.nan)
-    sums = 0.0
-    for queries, measured in _measure(rows, ks, interpolation):
+    values, sums = np.full(num_queries, np.nan), 0.0
+    for queries, measured in _measure(counts, ks, interpolation):
         values[queries] = measured[:, 0]
         sums += measured.sum(axis=0)
     num_measured = np.count_nonzero(~np.isnan(values))
-    if not num_measured:
-        raise ValueError(
-            "Expected at least one query with a relevant image besides itself. "
-            f"Received: {num_queries} queries without. Check the labels."
-        )
+    check_answerable(num_measured, num_queries)
     names = ["map", "map_at_r"]
     for metric in ("recall", "precision", "mp", "map"):
         names += [f"{metric}_at_{k}" for k in ks.tolist()]
     metrics = dict(zip(names, (sums / num_measured).tolist(), strict=True))
     return RetrievalResult(values, metrics)
+
+
+def check_answerable(num_answerable: int, num_queries: int) -> None:
+    """Check that a query has positives."""
+    if not num_answerable:
+        raise ValueError(
+            "Expected at least one query with a relevant image besides itself. "
+            f"Received: {num_queries} queries without. Check the labels."
+        )
 
 
 def top_of_row(row: np.ndarray, k: int) -> np.ndarray:
@@ -178,31 +209,24 @@ def top_of_row(row: np.ndarray, k: int) -> np.ndarray:
 
 
 def _measure(
-    rows: Iterable, ks: np.ndarray, interpolation: str
+    counts: Iterable, ks: np.ndarray, interpolation: str
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield some queries and their `(queries, 2 + 4 K)` metrics, until rows run out."""
-    counted = ((query, *_counts(*row_and_sets)) for query, *row_and_sets in rows)
+    """Yield some queries and their `(queries, 2 + 4 K)` metrics, until they run out."""
+    counts = iter(counts)
     # The counts are short arrays: together they cost NumPy a fraction of the calls.
-    while some := list(itertools.islice(counted, 64)):
-        queries, above, tied = zip(*some, strict=True)
-        num_positives = np.array([len(a) for a in above])
-        above, tied = np.concatenate(above), np.concatenate(tied)
+    while some := list(itertools.islice(counts, 64)):
+        queries, thresholds, above = zip(*some, strict=True)
+        num_positives = np.array([len(values) for values in thresholds])
+        tied = [len(t) - np.searchsorted(t, t) for t in thresholds]
+        # From ascending to descending similarity, the order of the ranks.
+        above, tied = (
+            np.concatenate([values[::-1] for values in lists])
+            for lists in (above, tied)
+        )
         yield list(queries), _metrics(above, tied, num_positives, ks, interpolation)
 
 
-def _counts(
-    row: np.ndarray, positives: np.ndarray, left_out: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """`above` and `tied`, `(P,)` each, of the positives in descending similarity."""
-    thresholds = np.sort(row[positives])  # (P,) ascending
-    row[positives] = -np.inf
-    row[left_out] = -np.inf
-    above = _count_at_or_above(row, thresholds)
-    tied = len(thresholds) - np.searchsorted(thresholds, thresholds)
-    return above[::-1], tied[::-1]
-
-
-def _count_at_or_above(row: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def count_at_or_above(row: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """How many values reach each of the ascending thresholds: `(P,)`.
 
     Sorting the row would do, at two to four times the cost for 200 of them. The bin of
@@ -266,7 +290,7 @@ def _metrics(
 
 
 def _matrix_rows(similarity, relevance, junk):
-    """Yield the rows with positives of a checked matrix, for `evaluate_rows`."""
+    """Yield the rows with positives of a checked matrix, for `count_rows`."""
     similarity = np.asarray(similarity)
     if similarity.ndim != 2 or similarity.dtype.kind not in "iuf":
         raise ValueError(

@@ -6,32 +6,38 @@ leave one out (SOP, CUB, iNaturalist) and queries against a database with junk (
 Paris, Landmarks). `metrics` defines the numbers and their rule for ties.
 
 Queries are taken in blocks: a block of similarities, `(block_size, N)`, is the only
-memory beside the embeddings.
+memory beside the embeddings. Distractors, and a database that is mapped from a file,
+are read in blocks as well, once, and need not fit into memory (`distractors`).
 
-Similarity is the float32 dot product. Embeddings need not have unit length, but only
-then is it the cosine. Embeddings of the database that are identical, bit for bit, are
-tied on every machine. Other similarities that differ by no more than float32 rounding
-may change places with the block size or the machine.
-
-Dimension key: Q queries, N database images, D units, C copies among the N.
+Dimension key: Q queries, N database images, D units.
 """
 
-import hashlib
-import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import keras
 import numpy as np
 
-from keras_aploss.evaluation.embedding import check_finite
+from keras_aploss.evaluation.distractors import (
+    Counted,
+    Rows,
+    add_distractors,
+    set_apart,
+)
+from keras_aploss.evaluation.inputs import (
+    check_disjoint,
+    check_embeddings,
+    check_indices,
+    check_labels,
+    check_shape,
+    check_units,
+)
 from keras_aploss.evaluation.metrics import (
     RetrievalResult,
-    evaluate_rows,
-    top_of_row,
+    check_answerable,
+    count_row,
+    count_rows,
+    evaluate_counts,
 )
-
-# 64 MiB of similarities: enough rows for a fast matrix product.
-_BLOCK_VALUES = 2**24
+from keras_aploss.evaluation.similarity import similarity_rows
 
 
 def evaluate_leave_one_out(
@@ -66,7 +72,7 @@ def evaluate_leave_one_out(
     >>> result.metrics["map"], result.metrics["recall_at_1"], result.num_queries
     (0.75, 0.5, 2)
     """
-    embeddings = _check_embeddings(embeddings, "embeddings")
+    embeddings = check_embeddings(embeddings, "embeddings")
     members = relevant_by_label(labels, labels)
     if len(members) != len(embeddings):
         raise ValueError(
@@ -74,14 +80,12 @@ def evaluate_leave_one_out(
             f"len(embeddings)={len(embeddings)}, len(labels)={len(members)}."
         )
     queries = np.flatnonzero([len(group) > 1 for group in members])
-    similarities = _similarity_rows(
-        embeddings, embeddings, queries, block_size, verbose
-    )
+    similarities = similarity_rows(embeddings, embeddings, queries, block_size, verbose)
     rows = (
         (query, row, members[query][members[query] != query], query)
         for query, row in similarities
     )
-    return evaluate_rows(rows, len(embeddings), ks, interpolation)
+    return evaluate_counts(count_rows(rows), len(embeddings), ks, interpolation)
 
 
 def evaluate_query_database(
@@ -90,6 +94,7 @@ def evaluate_query_database(
     relevant: Sequence[Sequence[int]],
     junk: Sequence[Sequence[int]] | None = None,
     *,
+    distractors: Sequence[np.ndarray] = (),
     ks: Sequence[int] = (1, 5, 10),
     interpolation: str = "step",
     block_size: int | None = None,
@@ -99,15 +104,20 @@ def evaluate_query_database(
 
     Args:
         queries: `(Q, D)` finite floats.
-        database: `(N, D)` finite floats.
+        database: `(N, D)` finite floats. An array that is mapped from a file
+            (`numpy.load(path, mmap_mode="r")`) is not copied into memory: rows that no
+            query lists are counted in one pass over the file.
         relevant: per query, the indices of its positives in the database; see
             `relevant_by_label`. Queries without any are left out of the means.
         junk: per query, the indices taken out of its ranking.
+        distractors: arrays `(n, D)` of more database images, relevant to no query.
+            Those that are mapped from files are read block by block. The result is
+            that of the whole ranking.
         ks: the cut-offs k.
         interpolation: form of the AP, `"step"` or `"trapezoid"`. Published numbers on
             Oxford and Paris are `"trapezoid"`.
         block_size: queries per block. Default: as many as fit 64 MiB.
-        verbose: 1 shows a progress bar.
+        verbose: 1 shows progress bars.
 
     Example:
     The nearest image, 0, is junk; the relevant image 2 follows image 1.
@@ -120,21 +130,162 @@ def evaluate_query_database(
     >>> evaluate_query_database(*arguments, interpolation="trapezoid").metrics["map"]
     0.25
     """
-    queries = _check_embeddings(queries, "queries")
-    database = _check_embeddings(database, "database")
-    relevant = _check_indices(relevant, len(queries), len(database), "relevant")
-    junk = [()] * len(queries) if junk is None else junk
-    junk = _check_indices(junk, len(queries), len(database), "junk")
-    for query, (positives, left_out) in enumerate(zip(relevant, junk, strict=True)):
-        if len(left_out) and np.isin(left_out, positives).any():
-            raise ValueError(
-                "Expected `relevant` and `junk` to be disjoint. Received: an index in "
-                f"both for query={query}. Keep it in one of them."
-            )
-    answerable = np.flatnonzero([len(positives) for positives in relevant])
-    similarities = _similarity_rows(queries, database, answerable, block_size, verbose)
-    rows = ((query, row, relevant[query], junk[query]) for query, row in similarities)
-    return evaluate_rows(rows, len(queries), ks, interpolation)
+    results = evaluate_protocols(
+        queries,
+        database,
+        {"": (relevant, junk)},
+        distractors=distractors,
+        ks=ks,
+        interpolation=interpolation,
+        block_size=block_size,
+        verbose=verbose,
+    )
+    return results[""]
+
+
+def evaluate_protocols(
+    queries,
+    database,
+    protocols: Mapping[str, tuple],
+    *,
+    distractors: Sequence[np.ndarray] = (),
+    ks: Sequence[int] = (1, 5, 10),
+    interpolation: str = "step",
+    block_size: int | None = None,
+    verbose: int = 0,
+) -> dict[str, RetrievalResult]:
+    """Judge one ranking of a database by several ground truths, in one pass over it.
+
+    Revisited Oxford and Paris have three: easy, medium and hard.
+
+    Args:
+        queries: `(Q, D)` finite floats.
+        database: `(N, D)` finite floats, in memory or mapped from a file.
+        protocols: by name, a pair `(relevant, junk)`; None for no junk. These and the
+            other arguments are those of `evaluate_query_database`.
+        distractors: arrays `(n, D)` of more images, relevant to no query.
+        ks: the cut-offs k.
+        interpolation: form of the AP, `"step"` or `"trapezoid"`.
+        block_size: queries per block.
+        verbose: 1 shows progress bars.
+
+    Returns:
+        A `RetrievalResult` per name.
+
+    Example:
+    Image 1 is easy to find and image 2 hard. In the hard protocol the easy image is
+    junk, and the distractor comes first.
+
+    >>> from keras_aploss import evaluate_protocols
+    >>> protocols = {"easy": ([[1]], [[2]]), "hard": ([[2]], [[1]])}
+    >>> database = [[0.0, 1.0], [0.8, 0.6], [0.6, -0.8]]
+    >>> results = evaluate_protocols(
+    ...     [[1.0, 0.0]], database, protocols, distractors=[[[0.7, 0.7]]]
+    ... )
+    >>> {name: result.metrics["map"] for name, result in results.items()}
+    {'easy': 1.0, 'hard': 0.5}
+    """
+    queries = check_embeddings(queries, "queries")
+    database, is_mapped = _as_array(database, "database")
+    check_units("database", queries, database)
+    parts = _check_distractors(queries, distractors)
+    truths = {
+        name: _check_protocol(name, protocol, len(queries), len(database))
+        for name, protocol in protocols.items()
+    }
+    groups = [group for pair in truths.values() for part in pair for group in part]
+    apart = is_mapped and set_apart(database, _union(groups))
+    if apart:
+        database, numbers, rest = apart
+        parts = rest + parts
+        truths = {
+            name: [[numbers[group] for group in part] for part in pair]
+            for name, pair in truths.items()
+        }
+    database = check_embeddings(database, "database")
+    counted = _count(queries, database, truths, block_size, verbose)
+    if len(truths) > 1 or parts:
+        counted = list(counted)
+    if parts:
+        items = [item for _, item in counted]
+        for name in truths:
+            answerable = sum(protocol == name for protocol, _ in counted)
+            check_answerable(answerable, len(queries))
+        add_distractors(items, queries, database, parts, verbose=verbose)
+
+    def counts(protocol):
+        return (
+            (item.query, item.thresholds, item.above)
+            for name, item in counted
+            if name == protocol
+        )
+
+    return {
+        name: evaluate_counts(counts(name), len(queries), ks, interpolation)
+        for name in truths
+    }
+
+
+def _as_array(embeddings, name: str) -> tuple[np.ndarray, bool]:
+    """The array, still mapped if it is, and whether it is; its values are not read."""
+    is_mapped = isinstance(embeddings, np.memmap)
+    embeddings = embeddings if is_mapped else np.asarray(embeddings)
+    check_shape(embeddings, name)
+    return embeddings, is_mapped
+
+
+def _check_distractors(queries: np.ndarray, distractors) -> list[Rows]:
+    parts = []
+    for number, array in enumerate(distractors):
+        name = f"distractors[{number}]"
+        array, _ = _as_array(array, name)
+        check_units(name, queries, array)
+        parts.append(Rows(name, array, np.empty(0, np.int64)))
+    return parts
+
+
+def _check_protocol(name: str, protocol: tuple, num_queries: int, size: int) -> tuple:
+    """The checked pair of relevant and junk indices."""
+    relevant, junk = protocol
+    junk = [()] * num_queries if junk is None else junk
+    names = ("relevant", "junk")
+    if name:
+        names = (f"protocols[{name!r}][0]", f"protocols[{name!r}][1]")
+    relevant = check_indices(relevant, num_queries, size, names[0])
+    junk = check_indices(junk, num_queries, size, names[1])
+    check_disjoint(relevant, junk)
+    return relevant, junk
+
+
+def _union(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """The distinct indices of all groups; groups may be one and the same array."""
+    distinct = {id(group): group for group in groups}.values()
+    return np.unique(np.concatenate(list(distinct))).astype(np.int64)
+
+
+def _count(
+    queries: np.ndarray,
+    database: np.ndarray,
+    truths: Mapping[str, tuple],
+    block_size: int | None,
+    verbose: int,
+) -> Iterator[tuple[str, Counted]]:
+    """Yield the protocol and the counts of each query that has positives in it."""
+    answerable = [
+        query
+        for query in range(len(queries))
+        if any(len(relevant[query]) for relevant, _ in truths.values())
+    ]
+    answerable = np.array(answerable, np.int64)
+    for query, row in similarity_rows(
+        queries, database, answerable, block_size, verbose
+    ):
+        for name, (relevant, junk) in truths.items():
+            positives = relevant[query]
+            if len(positives):
+                similarity = row[positives]
+                counts = count_row(row, positives, junk[query])
+                yield name, Counted(query, positives, similarity, *counts)
 
 
 def relevant_by_label(query_labels, database_labels) -> list[np.ndarray]:
@@ -148,8 +299,8 @@ def relevant_by_label(query_labels, database_labels) -> list[np.ndarray]:
     >>> relevant_by_label([7, -1], [7, -1, 3, 7])
     [array([0, 3]), array([], dtype=int64)]
     """
-    query_labels = _check_labels(query_labels, "query_labels")
-    database_labels = _check_labels(database_labels, "database_labels")
+    query_labels = check_labels(query_labels, "query_labels")
+    database_labels = check_labels(database_labels, "database_labels")
     order = np.argsort(database_labels, kind="stable")
     values, starts = np.unique(database_labels[order], return_index=True)
     groups = np.split(order, starts[1:])
@@ -157,174 +308,3 @@ def relevant_by_label(query_labels, database_labels) -> list[np.ndarray]:
     members = {label: group for label, group in labelled if label >= 0}
     nothing = np.empty(0, np.int64)
     return [members.get(label, nothing) for label in query_labels.tolist()]
-
-
-def top_k(
-    queries,
-    database,
-    k: int,
-    *,
-    exclude_self: bool = False,
-    block_size: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k most similar database images of each query, most similar first.
-
-    Args:
-        queries: `(Q, D)` finite floats.
-        database: `(N, D)` finite floats.
-        k: how many, at most N.
-        exclude_self: the queries are the database, and query i leaves image i out.
-        block_size: queries per block. Default: as many as fit 64 MiB.
-
-    Returns:
-        Indices `(Q, k)` int64 and similarities `(Q, k)` float32. Of equal
-        similarities the lower index comes first.
-
-    Example:
-    >>> from keras_aploss import top_k
-    >>> indices, similarities = top_k([[1.0, 0.0]], [[0.5, 0.0], [2.0, 0.0]], k=2)
-    >>> indices, similarities
-    (array([[1, 0]]), array([[2. , 0.5]], dtype=float32))
-    """
-    queries = _check_embeddings(queries, "queries")
-    database = _check_embeddings(database, "database")
-    if exclude_self and len(queries) != len(database):
-        raise ValueError(
-            "Expected the queries to be the database with `exclude_self=True`. "
-            f"Received: len(queries)={len(queries)}, len(database)={len(database)}."
-        )
-    k = operator.index(k)
-    most = len(database) - bool(exclude_self)
-    if not 1 <= k <= most:
-        raise ValueError(
-            f"Expected `k` from 1 to the {most} images to rank. Received: k={k}."
-        )
-    indices = np.empty((len(queries), k), np.int64)
-    similarities = np.empty((len(queries), k), np.float32)
-    every = np.arange(len(queries))
-    for query, row in _similarity_rows(queries, database, every, block_size, 0):
-        if exclude_self:
-            row[query] = -np.inf
-        indices[query] = top_of_row(row, k)
-        similarities[query] = row[indices[query]]
-    return indices, similarities
-
-
-def _similarity_rows(
-    queries: np.ndarray,
-    database: np.ndarray,
-    chosen: np.ndarray,
-    block_size: int | None,
-    verbose: int,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield each chosen query with its `(N,)` similarities, free to overwrite."""
-    if queries.shape[1] != database.shape[1]:
-        raise ValueError(
-            "Expected embeddings of one size. Received: "
-            f"queries.shape={queries.shape}, database.shape={database.shape}."
-        )
-    if block_size is None:
-        block_size = max(1, _BLOCK_VALUES // len(database))
-    if block_size < 1:
-        raise ValueError(f"Expected `block_size` >= 1. Received: {block_size=}.")
-    largest = _largest(queries) * _largest(database) * queries.shape[1]
-    if largest > float(np.finfo(np.float32).max):
-        raise ValueError(
-            "Expected embeddings whose products fit float32. Received: products up to "
-            f"{largest:.0e}. Normalise the embeddings to unit length."
-        )
-    copies, originals = _identical_rows(database)
-    buffer = np.empty((min(block_size, len(chosen)), len(database)), np.float32)
-    progress = keras.utils.Progbar(-(-len(chosen) // block_size), verbose=verbose)
-    for block, start in enumerate(range(0, len(chosen), block_size)):
-        block_queries = chosen[start : start + block_size]
-        rows = buffer[: len(block_queries)]  # (block_size, N)
-        np.matmul(queries[block_queries], database.T, out=rows)
-        if len(copies):
-            # A matrix product rounds by the place of a column in its tiles and threads.
-            rows[:, copies] = rows[:, originals]
-        yield from zip(block_queries.tolist(), rows, strict=True)
-        progress.update(block + 1)
-
-
-def _identical_rows(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows identical to an earlier one, `(C,)`, and the first such row of each."""
-    # Sums of integers, unlike those of floats, do not depend on their order: identical
-    # rows have equal sums. Few others do, and only these rows are looked at one by one.
-    sums = embeddings.view(np.uint32).sum(axis=1, dtype=np.uint32)
-    _, inverse, counts = np.unique(sums, return_inverse=True, return_counts=True)
-    suspects = np.flatnonzero(counts[inverse] > 1)
-    first: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(embeddings[row]).digest() for row in suspects)
-    originals = [
-        first.setdefault(digest, row)
-        for row, digest in zip(suspects.tolist(), digests, strict=True)
-    ]
-    originals = np.array(originals, np.int64)
-    is_copy = originals != suspects
-    return suspects[is_copy], originals[is_copy]
-
-
-def _largest(embeddings: np.ndarray) -> float:
-    return max(float(embeddings.max()), -float(embeddings.min()))
-
-
-def _check_embeddings(embeddings, name: str) -> np.ndarray:
-    embeddings = np.asarray(embeddings)
-    if (
-        embeddings.ndim != 2
-        or 0 in embeddings.shape
-        or embeddings.dtype.kind not in "iuf"
-    ):
-        raise ValueError(
-            f"Expected `{name}` to be a non-empty (rows, units) array of real numbers. "
-            f"Received: {name}.shape={embeddings.shape}, dtype={embeddings.dtype}."
-        )
-    with np.errstate(over="ignore"):  # reported as infinite, below
-        embeddings = np.ascontiguousarray(embeddings, np.float32)
-    check_finite(embeddings, name)
-    return embeddings
-
-
-def _check_labels(labels, name: str) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"Expected `{name}` to be a (rows,) array of integers. Received: "
-            f"{name}.shape={labels.shape}, dtype={labels.dtype}. Number the classes."
-        )
-    if len(labels) and labels.max() > np.iinfo(np.int64).max:
-        raise ValueError(
-            f"Expected `{name}` to fit int64. Received: max({name})={labels.max()}."
-        )
-    return labels.astype(np.int64)
-
-
-def _check_indices(groups, num_queries: int, size: int, name: str) -> list[np.ndarray]:
-    """The per-query index arrays, checked to be distinct indices below `size`."""
-    if len(groups) != num_queries:
-        raise ValueError(
-            f"Expected one array of `{name}` per query, {num_queries} in all. "
-            f"Received: len({name})={len(groups)}."
-        )
-    checked = []
-    for query, group in enumerate(groups):
-        indices = np.asarray(group)
-        if indices.size == 0:
-            indices = np.empty(0, np.int64)
-        problem = None
-        if indices.ndim != 1 or indices.dtype.kind not in "iu":
-            problem = f"shape={indices.shape}, dtype={indices.dtype}"
-        elif len(indices):
-            ordered = np.sort(indices)
-            if ordered[0] < 0 or ordered[-1] >= size:
-                problem = f"indices from {ordered[0]} to {ordered[-1]}"
-            elif (ordered[1:] == ordered[:-1]).any():
-                problem = "an index more than once"
-        if problem:
-            raise ValueError(
-                f"Expected `{name}[{query}]` to be distinct integer indices below "
-                f"{size}. Received: {problem}."
-            )
-        checked.append(indices)
-    return checked

@@ -1,0 +1,170 @@
+"""Whitening, augmentation and expansion, with distractors that no memory holds.
+
+Dimension key: Q queries, N images of the database, n distractors, D units.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_aploss.embeddings import (
+    load_embeddings,
+    postprocess_embeddings,
+    whiten_embeddings,
+    whitening_kernel,
+)
+from keras_aploss.layers import PCAWhitening
+
+_BLOCK_VALUES = 2**22  # 16 MiB of embeddings at a time, when files are joined
+
+
+def postprocess_benchmark(
+    queries: np.ndarray,
+    database: np.ndarray | None,
+    folder: str | os.PathLike,
+    *,
+    distractors: Sequence[np.ndarray] = (),
+    whitening=None,
+    database_augmentation: tuple[int, float] | None = None,
+    query_expansion: tuple[int, float] | None = None,
+    verbose: int = 0,
+) -> tuple[np.ndarray, np.ndarray | None, Sequence[np.ndarray]]:
+    """Whiten, augment and expand, distractors included, without holding them.
+
+    `postprocess_embeddings` tells what is done and in which order. Neighbours are found
+    among the distractors as well: for that, they are joined with the database in one
+    file.
+
+    Args:
+        queries: `(Q, D)`, or the test images of a `ClassBenchmark`.
+        database: `(N, D)`; None for a `ClassBenchmark`, which is only whitened.
+        folder: for the files that a distractor file becomes.
+        distractors: arrays `(n, D)`, such as mapped files.
+        whitening: `(mean, kernel)` or an adapted `PCAWhitening`.
+        database_augmentation: `(k, alpha)` of `augment_database`.
+        query_expansion: `(k, alpha)` of `expand_queries`.
+        verbose: 1 shows progress bars.
+
+    Returns:
+        Queries, database and distractors, as `evaluate_benchmark` takes them.
+
+    Example:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from keras_aploss import postprocess_benchmark
+    >>> identity = np.zeros(2), np.eye(2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     queries, database, distractors = postprocess_benchmark(
+    ...         np.array([[2.0, 0.0]]), np.eye(2), folder, whitening=identity
+    ...     )
+    >>> queries, distractors
+    (array([[1., 0.]], dtype=float32), [])
+    """
+    neighbours = database_augmentation is not None or query_expansion is not None
+    if database is None and neighbours:
+        raise ValueError(
+            "Expected a benchmark with queries and a database, for query expansion and "
+            "database augmentation. Received: one of classes, leave-one-out."
+        )
+    if database is None:
+        if whitening is not None:
+            queries = whiten_embeddings(queries, whitening, verbose=verbose)
+        return queries, None, distractors
+    folder = pathlib.Path(folder)
+    out = None
+    count = len(database)
+    is_joined = bool(len(distractors)) and neighbours
+    if is_joined:
+        database = _join([database, *distractors], folder / "joined.npy", verbose)
+        out = folder / "joined_postprocessed.npy"
+    queries, database = postprocess_embeddings(
+        queries,
+        database,
+        whitening=whitening,
+        database_augmentation=database_augmentation,
+        query_expansion=query_expansion,
+        out=out,
+        verbose=verbose,
+    )
+    if is_joined:
+        return queries, database[:count], [database[count:]]
+    if whitening is not None:
+        outs = [folder / f"whitened_{i}.npy" for i in range(len(distractors))]
+        distractors = [
+            whiten_embeddings(array, whitening, out=path, verbose=verbose)
+            for array, path in zip(distractors, outs, strict=True)
+        ]
+    return queries, database, list(distractors)
+
+
+def _join(parts: Sequence[np.ndarray], path: pathlib.Path, verbose: int) -> np.ndarray:
+    """Write arrays one after the other into a `.npy` file, and map it."""
+    units = parts[0].shape[1]
+    shape = sum(len(part) for part in parts), units
+    rows = max(1, _BLOCK_VALUES // units)
+    progress = keras.utils.Progbar(shape[0], verbose=verbose)
+    with open(path, "wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            for start in range(0, len(part), rows):
+                block = np.ascontiguousarray(part[start : start + rows], "<f4")
+                file.write(block)
+                progress.add(len(block))
+    return load_embeddings(path)
+
+
+def read_whitening(
+    path: str | os.PathLike, *, power: float = 0.25, verbose: int = 0
+) -> tuple[np.ndarray, np.ndarray] | PCAWhitening:
+    """Read a whitening, or learn it from stored embeddings.
+
+    Args:
+        path: an `.npz` file with `mean` and `kernel`, or `mean`, `components` and
+            `explained_variance`, as scikit-learn's PCA has them; or an `.npy` file of
+            embeddings of other images, such as the training set, to learn from.
+        power: exponent of the variances, unless the file has the kernel: 0.25 in the
+            paper, 0.5 for full whitening.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        What `whiten_embeddings` takes.
+
+    Raises:
+        ValueError: if the file is neither.
+
+    Example:
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from keras_aploss import read_whitening
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "whitening.npz")
+    ...     np.savez(path, mean=np.zeros(2), kernel=np.eye(2))
+    ...     mean, kernel = read_whitening(path)
+    >>> kernel.shape
+    (2, 2)
+    """
+    path = os.fspath(path)
+    if path.endswith(".npy"):
+        whitening = PCAWhitening(power=power)
+        whitening.adapt(load_embeddings(path, check=True))
+        return whitening
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            arrays = dict(arrays)
+        mean = arrays["mean"]
+        if "kernel" in arrays:
+            return mean, arrays["kernel"]
+        variance = arrays["explained_variance"]
+        return mean, whitening_kernel(arrays["components"], variance, power=power)
+    # Of a damaged archive NumPy raises almost anything: BadZipFile, zlib.error,
+    # KeyError, ValueError, EOFError...
+    except Exception as error:
+        raise ValueError(
+            "Expected an `.npz` file with mean and kernel (or mean, components and "
+            "explained_variance), or an `.npy` file of embeddings. Received: "
+            f"{path!r}: {type(error).__name__}: {' '.join(str(error).split())}."
+        ) from error

@@ -1,0 +1,232 @@
+"""`keras-aploss extract`: the embeddings of a folder or a list of images, in a file."""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import sys
+
+import click
+
+from keras_aploss.cli.models import load_encoder
+from keras_aploss.cli.output import INTERRUPTED, clear_errors
+from keras_aploss.data import ImageFiles, OriginalImages, SkippedImage
+from keras_aploss.datasets.files import divide_by_format, readable_rows, walk_images
+from keras_aploss.embeddings import extract_embeddings
+from keras_aploss.embeddings.resuming import check_free
+from keras_aploss.embeddings.scales import check_power, check_scales
+
+
+class _Scales(click.ParamType):
+    name = "numbers"
+
+    def convert(self, value, param, ctx):
+        try:
+            return tuple(float(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"expected numbers such as 1,0.7071,0.5, not {value!r}")
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, path_type=pathlib.Path))
+@click.argument("images", type=click.Path(exists=True, path_type=pathlib.Path))
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    required=True,
+    metavar="FILE.npy",
+    help="The file to write, or to go on with.",
+)
+@click.option(
+    "--image-size", type=int, help="Side of the squares; by default the run's."
+)
+@click.option(
+    "--original-size", is_flag=True, help="Whole images at their own size, not squares."
+)
+@click.option(
+    "--max-size",
+    type=click.IntRange(1),
+    help="The same, but shrunk to a longer side of at most this.",
+)
+@click.option(
+    "--scales",
+    type=_Scales(),
+    default="1",
+    show_default=True,
+    help="Factors at which each image is embedded, such as 1,0.7071,0.5.",
+)
+@click.option(
+    "--power",
+    type=float,
+    help="Exponent of the generalized mean over the scales; by default the plain mean.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Images to read at once; those of one size are embedded together.",
+)
+def extract(
+    model,
+    images,
+    output,
+    image_size,
+    original_size,
+    max_size,
+    scales,
+    power,
+    batch_size,
+):
+    """Write the embeddings of IMAGES by MODEL, a run folder or a `.keras` file.
+
+    IMAGES is a folder, searched at any depth; a text file with a path on each line; or
+    a CSV file with a column `path`. Relative paths start at the folder of the list.
+
+    FILE.npy has a row of float32 for each image, in the order of FILE.npy.csv. What
+    cannot be read is left out, and listed in FILE.npy.skipped.csv. Broken off by Ctrl-C
+    or a kill, the same command goes on where it was.
+
+    \b
+    Examples:
+        keras-aploss extract runs/landmarks photos/ --output photos.npy
+        keras-aploss extract model.keras list.txt --output list.npy --max-size 1024 \\
+            --scales 1,0.7071,0.5
+    """
+    whole = original_size or max_size is not None
+    with clear_errors():
+        if whole and image_size is not None:
+            raise ValueError(
+                "Expected `--image-size`, which cuts squares, or `--original-size` or "
+                "`--max-size`, which keep images whole. Received both."
+            )
+        check_scales(scales)
+        check_power(power)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        check_free(output)
+        encoder, settings = load_encoder(model, image_size, needs_size=not whole)
+        verbose = 1 if sys.stdout.isatty() else 2
+        paths, skipped = _readable_paths(images, output, verbose=int(verbose == 1))
+        if whole:
+            sequence = OriginalImages(paths, max_size=max_size)
+        else:
+            sequence = ImageFiles(paths, settings.image_size)
+        with _interruption_explained(output, len(paths)):
+            embeddings = extract_embeddings(
+                encoder,
+                sequence,
+                output,
+                scales=scales,
+                power=power,
+                batch_size=batch_size,
+                workers=os.cpu_count() or 1,
+                verbose=verbose,
+            )
+    count, units = embeddings.shape
+    click.echo(f"{output}: {count:,} embeddings of {units:,} units")
+    click.echo(f"{output}.csv: the image of each")
+    if skipped:
+        click.echo(f"{output}.skipped.csv: {len(skipped):,} files left out, such as")
+    for path, reason in skipped[:3]:
+        click.echo(f"  {path}: {reason}")
+
+
+@contextlib.contextmanager
+def _interruption_explained(output, count):
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = 0
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            done = json.loads(pathlib.Path(f"{output}.json").read_text())["done"]
+        click.echo(
+            f"\nInterrupted: {done:,} of {count:,} embeddings are written. The same "
+            "command goes on from there.",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+
+
+def _readable_paths(images, output, verbose):
+    """The images that can be read, in order, and those that cannot."""
+    paths, others = _listed_paths(images)
+    if output.exists() or pathlib.Path(f"{output}.partial").exists():
+        # Each was looked at when the work began: not again, if they are the same.
+        before = _read_lists(output)
+        if before and sorted([*before[0], *(path for path, _ in before[1])]) == sorted(
+            [*paths, *(path for path, _ in others)]
+        ):
+            return before
+    rows, skipped = readable_rows([(path,) for path in paths], {"verbose": verbose})
+    bad = {item.path: item for item in skipped}
+    skipped = [bad[path] for path in paths if path in bad] + others
+    readable = [path for (path,) in rows]
+    if output.exists() or pathlib.Path(f"{output}.partial").exists():
+        return readable, skipped  # the lists beside it are those it was begun with
+    _write_table(f"{output}.csv", ("path",), [(path,) for path in readable])
+    if skipped:
+        _write_table(f"{output}.skipped.csv", ("path", "reason"), skipped)
+    else:
+        pathlib.Path(f"{output}.skipped.csv").unlink(missing_ok=True)
+    return readable, skipped
+
+
+def _listed_paths(images):
+    """The paths that a folder or a list holds, and files of formats not read."""
+    if images.is_dir():
+        rows = [(path, "") for path in walk_images(str(images))]
+        rows, others = divide_by_format(rows)
+        paths = [path for path, _ in rows]
+    else:
+        paths, others = _read_list(images), []
+    if not paths:
+        advice = f" Convert the {len(others)} of other formats." if others else ""
+        raise ValueError(
+            "Expected a folder or a list of images. Received: "
+            f"{str(images)!r}, which has none.{advice}"
+        )
+    return paths, others
+
+
+def _read_list(file):
+    expected = f"Expected a list of images in UTF-8. Received: {str(file)!r},"
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            if file.suffix.lower() == ".csv":
+                table = csv.DictReader(opened, skipinitialspace=True, strict=True)
+                header = [name.strip() for name in table.fieldnames or []]
+                table.fieldnames = header
+                if "path" not in header:
+                    raise ValueError(
+                        f"{expected} whose columns are {header}: no path. Name the "
+                        "column of the files `path`."
+                    )
+                paths = [row["path"] for row in table]
+            else:
+                paths = opened.read().splitlines()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{expected} in which: {error}. Save it again.") from error
+    paths = [(path or "").strip() for path in paths]
+    return [str(file.parent / path) for path in paths if path]
+
+
+def _read_lists(output):
+    """What `_write_table` wrote when the work began; None if it is gone."""
+    try:
+        with open(f"{output}.csv", encoding="utf-8", newline="") as file:
+            paths = [path for (path,) in list(csv.reader(file))[1:]]
+        skipped = []
+        if pathlib.Path(f"{output}.skipped.csv").exists():
+            with open(f"{output}.skipped.csv", encoding="utf-8", newline="") as file:
+                skipped = [SkippedImage(*row) for row in list(csv.reader(file))[1:]]
+    except (OSError, ValueError, TypeError):
+        return None
+    return paths, skipped
+
+
+def _write_table(path, header, rows):
+    unfinished = pathlib.Path(f"{path}.unfinished")
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    unfinished.replace(path)

@@ -1,0 +1,61 @@
+"""`keras-aploss manifest`: the list of a benchmark's images, to train on."""
+
+import pathlib
+import sys
+
+import click
+import numpy as np
+
+from keras_aploss.cli.output import clear_errors
+from keras_aploss.datasets import (
+    read_benchmark,
+    read_training_list,
+    write_manifest,
+)
+from keras_aploss.datasets.benchmarks.classes import CLASS_URLS
+from keras_aploss.datasets.benchmarks.training_lists import TRAINING_LISTS
+
+_NAMES = (*CLASS_URLS, *TRAINING_LISTS)
+
+
+@click.command()
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--root",
+    required=True,
+    type=click.Path(path_type=pathlib.Path),
+    help="Folder of the files of the data set.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    help="CSV file to write; by default NAME.csv.",
+)
+def manifest(name, root, output):
+    """List the images of a public data set in a CSV file, for `train --data`.
+
+    NAME is sop, cub200 or inaturalist2018, which name their test images; or
+    landmarks_clean, gldv2 or gldv2_clean, of which `train` sets classes aside.
+
+    \b
+    Examples:
+        keras-aploss manifest sop --root /data/Stanford_Online_Products
+        keras-aploss train --data sop.csv --image-size 224 --backbone ResNet50
+    """
+    output = output or pathlib.Path(f"{name}.csv")
+    with clear_errors():
+        if name not in _NAMES:
+            raise ValueError(f"Expected one of {', '.join(_NAMES)}. Received: {name=}.")
+        verbose = int(sys.stdout.isatty())
+        if name in TRAINING_LISTS:
+            sets = {"all": read_training_list(name, root, verbose=verbose)}
+        else:
+            benchmark = read_benchmark(name, root, verbose=verbose)
+            sets = {"train": benchmark.train, "test": benchmark.test}
+        write_manifest(output, sets)
+    for split, images in sets.items():
+        classes = len(np.unique(images.labels))
+        click.echo(f"{split}: {len(images.labels):,} images of {classes:,} classes")
+        if images.skipped:
+            click.echo(f"  left out: {len(images.skipped):,} images that are not there")
+    click.echo(f"Written: {output}")

@@ -1,0 +1,44 @@
+"""The nearest images, block by block, against a full stable sort."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_aploss.embeddings.neighbours import nearest
+
+# Of small whole numbers products are exact, and ties plenty.
+STEPS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0, 0]], np.float32)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=40),
+    st.lists(st.integers(0, 4), min_size=1, max_size=5),
+    st.integers(1, 40),
+    st.integers(1, 45),
+)
+def test_ties_go_to_the_lower_index_for_any_block_size(images, queries, k, block_size):
+    database, queries = STEPS[images], STEPS[queries]
+    k = min(k, len(database))
+    actual = nearest(queries, database, k, block_size=block_size)
+    order = np.argsort(-(queries @ database.T), axis=1, kind="stable")
+    np.testing.assert_array_equal(actual, order[:, :k])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=40),
+    st.integers(1, 40),
+    st.integers(1, 45),
+    st.integers(0, 39),
+)
+def test_the_images_themselves_are_left_out(images, k, block_size, first):
+    database = STEPS[images]
+    k, first = min(k, len(database) - 1), min(first, len(database) - 1)
+    queries = database[first : first + 7]
+    actual = nearest(queries, database, k, first=first, block_size=block_size)
+    similarity = queries @ database.T
+    own = np.arange(len(queries))
+    similarity[own, own + first] = -np.inf
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    np.testing.assert_array_equal(actual, order[:, :k])
