@@ -152,7 +152,7 @@ def test_loss_is_zero_where_classes_are_apart_by_the_margin(labels, metric, seed
     assert float(TripletHardLoss(2.5, distance_metric=metric)(labels, x)) > 0
 
 
-@pytest.mark.parametrize("mode", {MODES[0], MODES[-1]})
+@pytest.mark.parametrize("mode", sorted({MODES[0], MODES[-1]}))
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", ["semihard", "hard_soft"])
 @pytest.mark.parametrize("x", ["equal", "zero"])
