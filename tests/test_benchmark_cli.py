@@ -158,6 +158,7 @@ def test_mistakes_are_found_before_any_work(finished_run, tmp_path, no_work):
         "--benchmark holidays --root .": "Expected one of oxford5k, paris6k",
         "--benchmark rparis6k --root .": "gnd_rparis6k.pkl",
         "--benchmark roxford5k --root . --data x": "Expected no --data",
+        "--benchmark roxford5k --root . --image-size 9": "Expected no `--image-size`",
         "--benchmark roxford5k --root . --scales 1,a": "such as 1,0.7071,0.5",
         "--benchmark roxford5k --root . --scales 0": "such as 1,0.7071,0.5",
         "--benchmark roxford5k --root . --whitening x.npz": "x.npz",

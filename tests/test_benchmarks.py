@@ -140,6 +140,7 @@ def test_postprocessing_with_distractors_is_that_of_one_database(
         queries, database, tmp_path, distractors=[more[:10], more[10:]], **steps
     )
     assert len(d) == 12
+    assert (tmp_path / "joined.npy").exists() == (set(steps) == {"query_expansion"})
     assert sum(map(len, rest)) == 30
     actual = evaluate_protocols(q, d, protocols, distractors=rest)["all"]
     assert actual.metrics == pytest.approx(expected.metrics, abs=1e-12)

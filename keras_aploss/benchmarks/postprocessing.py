@@ -3,6 +3,7 @@
 Dimension key: Q queries, N images of the database, n distractors, D units.
 """
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -90,6 +91,10 @@ def postprocess_benchmark(
         verbose=verbose,
     )
     if is_joined:
+        if whitening is not None or database_augmentation is not None:
+            # Its successor is in `out`. Where a mapped file can not go, it stays.
+            with contextlib.suppress(OSError):
+                os.remove(folder / "joined.npy")
         return queries, database[:count], [database[count:]]
     if whitening is not None:
         outs = [folder / f"whitened_{i}.npy" for i in range(len(distractors))]

@@ -152,6 +152,11 @@ def _measure(model, image_size, others, name, folder, options):
         verbose=verbose,
     )
     is_of_classes = isinstance(benchmark, ClassBenchmark)
+    if image_size and not is_of_classes:
+        raise ValueError(
+            f"Expected no `--image-size` with {name}, whose images keep their size. "
+            "Shrink them with `--max-size`."
+        )
     _check_options(benchmark, is_of_classes, options)
     encoder, settings = load_encoder(model, image_size, needs_size=is_of_classes)
     if is_of_classes:
