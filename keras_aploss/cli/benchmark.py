@@ -152,12 +152,7 @@ def _measure(model, image_size, others, name, folder, options):
         verbose=verbose,
     )
     is_of_classes = isinstance(benchmark, ClassBenchmark)
-    if image_size and not is_of_classes:
-        raise ValueError(
-            f"Expected no `--image-size` with {name}, whose images keep their size. "
-            "Shrink them with `--max-size`."
-        )
-    _check_options(benchmark, is_of_classes, options)
+    _check_options(benchmark, is_of_classes, image_size, options)
     encoder, settings = load_encoder(model, image_size, needs_size=is_of_classes)
     if is_of_classes:
         images = ImageFiles(benchmark.test.images.paths, settings.image_size)
@@ -190,7 +185,12 @@ def _measure(model, image_size, others, name, folder, options):
     )
 
 
-def _check_options(benchmark, is_of_classes, options):
+def _check_options(benchmark, is_of_classes, image_size, options):
+    if image_size and not is_of_classes:
+        raise ValueError(
+            f"Expected no `--image-size` with {benchmark.name}, whose images keep "
+            "their size. Shrink them with `--max-size`."
+        )
     names = ("max_size", "distractors", "query_expansion", "database_augmentation")
     given = ["--" + name.replace("_", "-") for name in names if options[name]]
     if is_of_classes and given:

@@ -40,8 +40,8 @@ def evaluate(context, model, data, split, image_size, report, **options):
     Examples:
         keras-aploss evaluate runs/landmarks
         keras-aploss evaluate runs/landmarks --data photos/ --report report/
-        keras-aploss evaluate MODEL --benchmark roxford5k --root /data
-        keras-aploss evaluate MODEL --benchmark rparis6k --root /data \\
+        keras-aploss evaluate Resnet-101-AP-GeM.pt --benchmark roxford5k --root /data
+        keras-aploss evaluate model.keras --benchmark rparis6k --root /data \\
             --whitening pca.npz --distractors /data/revisitop1m
     """
     if options["benchmark"]:
