@@ -1,6 +1,7 @@
 """The command line: options, messages, exit codes, Ctrl-C and kills."""
 
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -25,6 +26,8 @@ from keras_aploss.data import ImageFiles
 from keras_aploss.runs.checkpoint import load_model
 
 ROOT = pathlib.Path(cli.__file__).parents[2]
+# Its name in the package is that of the command.
+train_module = importlib.import_module("keras_aploss.cli.train")
 
 
 def invoke(*args):
@@ -56,7 +59,7 @@ def given(monkeypatch, tmp_path):
         calls.append((settings, folder, options))
         return RunReport(folder, {}, None, True, 0)
 
-    monkeypatch.setattr(cli, "train_run", train_run)
+    monkeypatch.setattr(train_module, "train_run", train_run)
     monkeypatch.chdir(tmp_path)
 
     def settings_of(*args):
@@ -286,7 +289,7 @@ def test_trouble_from_the_depths_is_a_sentence(monkeypatch, tmp_path, error):
     def train_run(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(cli, "train_run", train_run)
+    monkeypatch.setattr(train_module, "train_run", train_run)
     monkeypatch.chdir(tmp_path)
     message = fail("train")
     assert len(message.splitlines()) == 1
@@ -296,7 +299,7 @@ def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch, tmp_path):
     def train_run(*args, **kwargs):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(cli, "train_run", train_run)
+    monkeypatch.setattr(train_module, "train_run", train_run)
     monkeypatch.chdir(tmp_path)
     assert isinstance(invoke("train").exception, KeyError)
 
