@@ -14,7 +14,7 @@ from keras_aploss.cli.output import INTERRUPTED, clear_errors
 from keras_aploss.data import ImageFiles, OriginalImages, SkippedImage
 from keras_aploss.datasets.files import divide_by_format, readable_rows, walk_images
 from keras_aploss.embeddings import extract_embeddings
-from keras_aploss.embeddings.resuming import check_free
+from keras_aploss.embeddings.resuming import check_free, is_begun
 from keras_aploss.embeddings.scales import check_power, check_scales
 
 
@@ -151,7 +151,8 @@ def _interruption_explained(output, count):
 def _readable_paths(images, output, verbose):
     """The images that can be read, in order, and those that cannot."""
     paths, others = _listed_paths(images)
-    if output.exists() or pathlib.Path(f"{output}.partial").exists():
+    begun = is_begun(output)
+    if begun:
         # Each was looked at when the work began: not again, if they are the same.
         before = _read_lists(output)
         if before and sorted([*before[0], *(path for path, _ in before[1])]) == sorted(
@@ -162,7 +163,7 @@ def _readable_paths(images, output, verbose):
     bad = {item.path: item for item in skipped}
     skipped = [bad[path] for path in paths if path in bad] + others
     readable = [path for (path,) in rows]
-    if output.exists() or pathlib.Path(f"{output}.partial").exists():
+    if begun:
         return readable, skipped  # the lists beside it are those it was begun with
     _write_table(f"{output}.csv", ("path",), [(path,) for path in readable])
     if skipped:

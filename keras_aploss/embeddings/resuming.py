@@ -221,6 +221,14 @@ def check_free(path) -> None:
         )
 
 
+def is_begun(path) -> bool:
+    """Whether a file holds rows, finished or not, that an extraction goes on from."""
+    path = os.fspath(path)
+    partial = f"{path}.partial"
+    has_rows = os.path.exists(partial) and os.path.getsize(partial) > 0
+    return os.path.exists(path) or (has_rows and os.path.exists(f"{path}.json"))
+
+
 def settings_of(model: keras.Model, images, **settings) -> dict:
     """What embeddings depend on, in values of JSON; long lists as digests."""
     described = {"images": len(images)}
