@@ -127,7 +127,7 @@ def test_a_full_disk_keeps_what_was_noted(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with (
+        with (  # noqa: PT012
             pytest.raises(OSError, match=r"Expected to write .*File too large"),
             EmbeddingsFile(path, 3000, settings) as file,
         ):
