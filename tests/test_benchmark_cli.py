@@ -2,7 +2,6 @@
 
 import re
 
-import click.testing
 import numpy as np
 import pytest
 from benchmark_folders import (
@@ -12,33 +11,15 @@ from benchmark_folders import (
     revisited_folder,
     sop_folder,
 )
+from command_line import fail, invoke, succeed
 
-from keras_aploss import cli, evaluate_benchmark, image_manifest, read_benchmark
+from keras_aploss import evaluate_benchmark, image_manifest, read_benchmark
 from keras_aploss.cli import benchmark as command
 
 
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def invoke(*args):
-    result = click.testing.CliRunner().invoke(cli.main, [str(arg) for arg in args])
-    assert "Traceback" not in result.output
-    return result
-
-
-def succeed(*args):
-    result = invoke(*args)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def fail(*args, code=1):
-    result = invoke(*args)
-    assert result.exit_code == code, result.output
-    assert isinstance(result.exception, SystemExit)
-    return " ".join(result.stderr.split())
 
 
 def rows(output):
@@ -130,7 +111,10 @@ def test_ctrl_c_says_how_to_go_on(finished_run, tmp_path, monkeypatch):
     root = revisited_folder(tmp_path)
     monkeypatch.setattr(command, "benchmark_embeddings", interrupted)
     arguments = ("evaluate", finished_run.folder, "--benchmark", "roxford5k")
-    message = fail(*arguments, "--root", root, code=130)
+    result = invoke(*arguments, "--root", root)
+    assert result.exit_code == 130
+    message = " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
     assert "the embeddings so far are in embeddings/run/roxford5k" in message
     assert "same command again" in message
 
@@ -206,3 +190,4 @@ def test_a_manifest_trains(tmp_path):
     succeed("manifest", "sop", "--root", sop_folder(tmp_path / "sop"))
     settings = "--image-size 16 --classes-per-batch 2 --images-per-class 2 --epochs 1"
     succeed("train", "--data", "sop.csv", "--export-to", "", *settings.split())
+    assert len(list(tmp_path.glob("runs/*/model.keras"))) == 1

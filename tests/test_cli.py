@@ -3,22 +3,18 @@
 import dataclasses
 import importlib
 import json
-import os
 import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
-import click.testing
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from command_line import fail, invoke, start, succeed, wait_until
 from PIL import Image
-from processes import started
 from run_folder import assert_same_weights, history
 
 from keras_aploss import RunReport, RunSettings, cli
@@ -28,26 +24,6 @@ from keras_aploss.runs.checkpoint import load_model
 ROOT = pathlib.Path(cli.__file__).parents[2]
 # Its name in the package is that of the command.
 train_module = importlib.import_module("keras_aploss.cli.train")
-
-
-def invoke(*args):
-    return click.testing.CliRunner().invoke(cli.main, [str(arg) for arg in args])
-
-
-def succeed(*args):
-    result = invoke(*args)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def fail(*args, code=1):
-    """The message of a command that must end with a sentence, not a traceback."""
-    result = invoke(*args)
-    assert result.exit_code == code, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert "Traceback" not in result.output
-    assert "Error: " in result.stderr
-    return result.stderr
 
 
 @pytest.fixture
@@ -318,32 +294,9 @@ LONG_RUN = {
 }
 
 
-def start(folder, *args):
-    """Start the command line as a user does; its output goes to `output.txt`."""
-    with open(folder / "output.txt", "ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "keras_aploss", *map(str, args)],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # A job in the background of a script inherits that Ctrl-C is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-    return started(process)
-
-
 def start_training(folder, settings=LONG_RUN):
     options = [text for item in settings.items() for text in as_option(*item)]
     return start(folder, "train", "--run-dir", "run", "--export-to", "", *options)
-
-
-def wait_until(process, condition, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "the run has ended"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def rows_of(folder):

@@ -14,6 +14,7 @@ from keras_aploss.benchmarks import (
 )
 from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.output import INTERRUPTED, clear_errors, print_metrics
+from keras_aploss.cli.scales import read_scales, scales_option
 from keras_aploss.data import ImageFiles
 from keras_aploss.datasets import (
     ClassBenchmark,
@@ -22,7 +23,6 @@ from keras_aploss.datasets import (
 )
 from keras_aploss.datasets.benchmarks.names import BENCHMARKS
 from keras_aploss.embeddings import load_embeddings
-from keras_aploss.embeddings.scales import check_scales
 
 _PATH = click.Path(path_type=pathlib.Path)
 _OPTIONS = [
@@ -34,12 +34,7 @@ _OPTIONS = [
         help="More database images: the folder of revisitop1m, or a .npy file of their "
         "embeddings, not yet whitened.",
     ),
-    click.option(
-        "--scales",
-        default="1",
-        show_default=True,
-        help="Factors of the image sizes, such as 1,0.7071,0.5.",
-    ),
+    scales_option,
     click.option(
         "--max-size",
         type=click.IntRange(min=1),
@@ -142,7 +137,7 @@ def _measure(model, image_size, others, name, folder, options):
         raise ValueError(f"Expected no {', '.join(given)} together with `--benchmark`.")
     if options["root"] is None:
         raise ValueError("Expected `--root DIR`, the folder of the benchmark's files.")
-    scales = _scales(options["scales"])
+    scales = read_scales(options["scales"])
     # Everything that can be wrong is looked at before the first image is embedded.
     benchmark = read_benchmark(
         name,
@@ -206,16 +201,6 @@ def _check_options(benchmark, is_of_classes, image_size, options):
                     f"Expected `--{option.replace('_', '-')}` below the {count} images "
                     f"of the database. Received: {options[option]}."
                 )
-
-
-def _scales(text):
-    try:
-        return check_scales([float(part) for part in text.split(",")])
-    except ValueError as error:
-        raise ValueError(
-            "Expected `--scales` as numbers above 0 with commas between, such as "
-            f"1,0.7071,0.5. Received: {text!r}."
-        ) from error
 
 
 def _read_whitening(options, units, verbose):

@@ -11,21 +11,12 @@ import click
 
 from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.output import INTERRUPTED, clear_errors
+from keras_aploss.cli.scales import read_scales, scales_option
 from keras_aploss.data import ImageFiles, OriginalImages, SkippedImage
 from keras_aploss.datasets.files import divide_by_format, readable_rows, walk_images
 from keras_aploss.embeddings import extract_embeddings
 from keras_aploss.embeddings.resuming import check_free, is_begun
-from keras_aploss.embeddings.scales import check_power, check_scales
-
-
-class _Scales(click.ParamType):
-    name = "numbers"
-
-    def convert(self, value, param, ctx):
-        try:
-            return tuple(float(number) for number in value.split(","))
-        except ValueError:
-            self.fail(f"expected numbers such as 1,0.7071,0.5, not {value!r}")
+from keras_aploss.embeddings.scales import check_power
 
 
 @click.command()
@@ -49,13 +40,7 @@ class _Scales(click.ParamType):
     type=click.IntRange(1),
     help="The same, but shrunk to a longer side of at most this.",
 )
-@click.option(
-    "--scales",
-    type=_Scales(),
-    default="1",
-    show_default=True,
-    help="Factors at which each image is embedded, such as 1,0.7071,0.5.",
-)
+@scales_option
 @click.option(
     "--power",
     type=float,
@@ -79,7 +64,7 @@ def extract(
     power,
     batch_size,
 ):
-    """Write the embeddings of IMAGES by MODEL, a run folder or a `.keras` file.
+    """Write the embeddings of IMAGES by MODEL: a run folder, `.keras` or `.pt` file.
 
     IMAGES is a folder, searched at any depth; a text file with a path on each line; or
     a CSV file with a column `path`. Relative paths start at the folder of the list.
@@ -101,7 +86,7 @@ def extract(
                 "Expected `--image-size`, which cuts squares, or `--original-size` or "
                 "`--max-size`, which keep images whole. Received both."
             )
-        check_scales(scales)
+        scales = read_scales(scales)
         check_power(power)
         output.parent.mkdir(parents=True, exist_ok=True)
         check_free(output)
