@@ -31,6 +31,8 @@ ON_TORCH = {
 ALL = {path.name for path in pathlib.Path(__file__).parent.glob("test_*.py")}
 HERE = {"tensorflow": ALL, "jax": ON_TORCH | MULTISTAGE, "torch": ON_TORCH}
 collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
+# Helpers of one test that import PyTorch, which the extra `test` does not install.
+collect_ignore.append("torch_network.py")
 
 # XLA compiles each of their cases for seconds: of these, some stand for all.
 COMPILED = {"test_multistage.py", "test_trainer.py"}
