@@ -11,14 +11,16 @@ those of pytorch-metric-learning: `pip install .[bench]`.
     python benchmarks/bench_loss.py --from-json growth.json --plot growth.png
     python benchmarks/bench_loss.py --bins                # 100 bins beside 20
     python benchmarks/bench_loss.py --check               # the unit-length test alone
+    python benchmarks/bench_loss.py --metrics             # those of a batch, exact
     python benchmarks/bench_loss.py --fit                 # a step of `model.fit`
     KERAS_BACKEND=jax python benchmarks/bench_loss.py     # all but the peers on JAX
 
-Each row has a process of its own; `--bins` and `--check` run two in turn in one. Added
+Each row has a process of its own; `--bins`, `--check` and `--metrics` run
+several in turn in one. Added
 memory is the peak of the resident memory (on JAX with an accelerator, of the device's)
 from the first run on, compilation included, less what libraries, inputs (the floor's
 weights, too) and a small case took before. Ratios are of best times: to the floor of
-the same mode or, for `--bins` and `--check`, to the first of the two. Linux only.
+the same mode or, for those three, to the first of them. Linux only.
 
 Dimension key: ``B`` batch, ``D`` units, ``M`` bins.
 """
@@ -40,13 +42,19 @@ import numpy as np
 
 COLOURS = {"floor": "#6E6E6E", "ours": "#0072B2", "dense": "#D55E00"}
 COLOURS |= {"FastAP": "#009E73", "SmoothAP": "#CC79A7"}
-WITHOUT_AP = ("floor", "check", "SmoothAP")  # or not the same AP
+WITHOUT_AP = ("floor", "check", "recall", "SmoothAP")  # or not the same AP
+WITHOUT_GRADIENT = ("check", "exact AP", "recall")
 LIBRARIES = ("keras", "tensorflow", "jax", "torch", "pytorch-metric-learning")
 COMMANDS = {  # sizes, units, and the (case, bins) that run in turn
     None: ([4096], [2048], None),
     "growth": ([2**n for n in range(9, 17)], [256], None),
     "bins": ([4096], [2048, 256], [("ours", 20), ("ours", 100)]),
     "check": ([4096], [2048], [("ours", 20), ("check", 20)]),
+    "metrics": (
+        [4096, 16384],
+        [2048, 256],
+        [("ours", 20), ("exact AP", 20), ("recall", 20)],
+    ),
     "fit": ([16384], [256], [("fit", 20)]),
 }
 
@@ -65,7 +73,16 @@ def keras_loss(case, num_bins):
     """The case as a function of embeddings and labels (the floor's: weights)."""
     from keras import ops
 
+    from keras_aploss.batch_metrics import BatchAP, BatchRecall
     from keras_aploss.losses import ap_loss
+
+    def metric_of_batch(metric):
+        def value(x, labels):
+            state = [ops.zeros(variable.shape) for variable in metric.variables]
+            state = metric.stateless_update_state(state, labels, x)
+            return 1.0 - metric.stateless_result(state)
+
+        return value
 
     def dense(x, labels):
         similarity = ops.matmul(x, ops.transpose(x))  # (B, B)
@@ -80,6 +97,8 @@ def keras_loss(case, num_bins):
 
     return {
         "dense": dense,
+        "exact AP": metric_of_batch(BatchAP()),
+        "recall": metric_of_batch(BatchRecall()),
         "ours": lambda x, labels: ops.mean(ap_loss(x, labels, num_bins=num_bins)),
         "floor": lambda x, weights: ops.mean(weights * ops.matmul(x, ops.transpose(x))),
         "check": lambda x, _: ops.all(ops.abs(ops.sum(x * x, axis=1) - 1) < 0.03),
@@ -127,7 +146,7 @@ def make_step(case, num_bins, mode, inputs):
         return torch_step(case, num_bins, inputs)
     if case == "fit":
         return fit_step(num_bins, mode, inputs)
-    loss, with_gradient = keras_loss(case, num_bins), case != "check"
+    loss, with_gradient = keras_loss(case, num_bins), case not in WITHOUT_GRADIENT
     if mode == "JAX":
         import jax
 

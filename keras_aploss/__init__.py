@@ -1,5 +1,6 @@
 """Train image-retrieval models in Keras by optimizing Average Precision itself."""
 
+from keras_aploss.batch_metrics import BatchAP, BatchRecall
 from keras_aploss.benchmarks import (
     benchmark_embeddings,
     distractor_embeddings,
@@ -111,6 +112,8 @@ __version__ = "0.1.0"
 __all__ = [
     "APLoss",
     "Augmentation",
+    "BatchAP",
+    "BatchRecall",
     "ClassBalancedSampler",
     "ClassBenchmark",
     "GeneralizedMeanPooling2D",

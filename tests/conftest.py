@@ -19,6 +19,7 @@ MULTISTAGE = {
 }
 ON_TORCH = {
     "test_average_precision.py",
+    "test_batch_metrics.py",
     "test_blocks.py",
     "test_cells.py",
     "test_loss_classes.py",

@@ -34,7 +34,7 @@ def normalize(x):
 def run(function, *arrays, mode=MODES[0]):
     """`function` of tensors that hold `arrays`, as an array."""
     tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
-    return keras.ops.convert_to_numpy(_wrap(function, mode)(*tensors))
+    return keras.ops.convert_to_numpy(wrapped(function, mode)(*tensors))
 
 
 def value_and_gradients(function, *arrays, mode=MODES[0]):
@@ -50,12 +50,12 @@ def value_and_gradients(function, *arrays, mode=MODES[0]):
             zero = tf.UnconnectedGradients.ZERO
             return value, tape.gradient(value, tensors, unconnected_gradients=zero)
 
-        value, gradients = _wrap(both, mode)(*tensors)
+        value, gradients = wrapped(both, mode)(*tensors)
     elif BACKEND == "jax":
         import jax
 
         both = jax.value_and_grad(function, argnums=tuple(range(len(tensors))))
-        value, gradients = _wrap(both, mode)(*tensors)
+        value, gradients = wrapped(both, mode)(*tensors)
     else:
         tensors = [tensor.requires_grad_() for tensor in tensors]
         value = function(*tensors)
@@ -65,7 +65,8 @@ def value_and_gradients(function, *arrays, mode=MODES[0]):
     return float(value), [np.array(to_array(gradient)) for gradient in gradients]
 
 
-def _wrap(function, mode):
+def wrapped(function, mode):
+    """`function` as it is run in a mode of `MODES`."""
     if mode == "eager":
         return function
     if BACKEND == "jax":

@@ -17,6 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 STATIONS = {
     **dict.fromkeys(["layers", "samplers", "evaluation", "pictures"], ""),
     **{"losses": "losses.replicas", "losses.replicas": ""},
+    "batch_metrics": "losses losses.replicas",
     **{"data": "", "models": "layers", "export": "data", "datasets.landmarks": ""},
     "datasets": "data datasets.landmarks",
     "training": "",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from keras_aploss.batch_metrics import BatchAP
 from keras_aploss.data import Augmentation
 from keras_aploss.datasets import ImageSet
 from keras_aploss.layers import PCAWhitening
@@ -206,4 +207,4 @@ def compile_model(
         learning_rate, weight_decay=settings.weight_decay
     )
     loss = APLoss(settings.num_bins, exclude_self=settings.exclude_self)
-    model.compile(optimizer, loss)
+    model.compile(optimizer, loss, metrics=[BatchAP()])

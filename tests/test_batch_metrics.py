@@ -1,0 +1,192 @@
+"""Metrics of a batch against the evaluation of the same images, and within `fit`."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import BACKEND, MANY, MODES, unit, wrapped
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_aploss.batch_metrics
+from keras_aploss import (
+    APLoss,
+    BatchAP,
+    BatchRecall,
+    MultistageTrainer,
+    evaluate_leave_one_out,
+)
+
+KS = (1, 3)
+
+
+def measured(labels, embeddings, mode=MODES[0], sample_weight=None):
+    """The results of the metrics for one batch: AP, then recall at each of `KS`."""
+    metrics = [BatchAP(), *(BatchRecall(k) for k in KS)]
+
+    def update(labels, embeddings, weight):
+        results = []
+        for metric in metrics:
+            state = [keras.ops.zeros_like(v) for v in metric.variables]
+            weighted = {} if weight is None else {"sample_weight": weight}
+            args = state, labels, embeddings
+            state = metric.stateless_update_state(*args, **weighted)
+            results.append(metric.stateless_result(state))
+        return keras.ops.stack(results)
+
+    function = wrapped(update, mode)
+    return keras.ops.convert_to_numpy(function(labels, embeddings, sample_weight))
+
+
+def expected(labels, embeddings):
+    metrics = evaluate_leave_one_out(embeddings, labels, ks=KS).metrics
+    return [metrics["map"], *(metrics[f"recall_at_{k}"] for k in KS)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [2, 33, 300])
+def test_they_are_the_evaluation_of_the_batch(mode, size):
+    rng = np.random.default_rng(size)
+    labels = rng.integers(-1, max(1, size // 8), size)
+    labels[:2] = 0
+    embeddings = unit(rng, size, 16).astype("float32")
+    values = measured(labels, embeddings, mode)
+    np.testing.assert_allclose(values, expected(labels, embeddings), atol=2e-6)
+
+
+@given(
+    st.integers(2, 12).flatmap(
+        lambda size: st.tuples(
+            st.lists(st.integers(-1, 2), min_size=size, max_size=size),
+            st.lists(
+                st.lists(st.integers(-2, 2), min_size=2, max_size=2),
+                min_size=size,
+                max_size=size,
+            ),
+        )
+    )
+)
+@settings(max_examples=MANY, deadline=None)
+def test_ties_are_those_of_the_evaluation(batch):
+    labels, embeddings = np.array(batch[0]), np.array(batch[1], "float32")
+    repeated = np.unique(labels[labels >= 0], return_counts=True)[1]
+    if (repeated > 1).any():
+        values = measured(labels, embeddings)
+        np.testing.assert_allclose(values, expected(labels, embeddings), atol=1e-6)
+    else:
+        assert np.isnan(measured(labels, embeddings)).all()
+
+
+@pytest.mark.parametrize("size", [37, 128])
+@pytest.mark.parametrize("length", [1e-3, 1, 1e3])
+def test_a_collapsed_batch_looks_like_one(size, length):
+    embedding = length * unit(np.random.default_rng(0), 1, 100).astype("float32")
+    labels = np.arange(size) // 4
+    ap, recall, _ = measured(labels, np.tile(embedding, (size, 1)))
+    share = (np.bincount(labels)[labels] - 1) / (size - 1)
+    is_query = share > 0
+    assert ap == pytest.approx(share[is_query].mean(), rel=1e-5)
+    assert recall == 0
+
+
+def test_blocks_of_any_size_give_the_same(monkeypatch):
+    rng = np.random.default_rng(1)
+    labels, embeddings = rng.integers(0, 9, 70), unit(rng, 70, 8).astype("float32")
+    whole = measured(labels, embeddings)
+    for pairs in (1, 70 * 23, 70 * 69):
+        monkeypatch.setattr(keras_aploss.batch_metrics, "_MAX_PAIRS", pairs)
+        np.testing.assert_allclose(measured(labels, embeddings), whole, rtol=1e-6)
+
+
+def test_weights_are_those_of_queries():
+    rng = np.random.default_rng(2)
+    labels, embeddings = rng.integers(0, 4, 20), unit(rng, 20, 8).astype("float32")
+    weight = rng.uniform(size=20).astype("float32")
+    own = evaluate_leave_one_out(embeddings, labels).average_precision
+    values = measured(labels, embeddings, sample_weight=weight)
+    kept = ~np.isnan(own)
+    assert values[0] == pytest.approx(np.average(own[kept], weights=weight[kept]))
+
+
+def test_an_epoch_is_the_mean_over_all_queries():
+    rng = np.random.default_rng(3)
+    batches = [(rng.integers(0, 3, n), unit(rng, n, 8)) for n in (5, 12, 30)]
+    metric, results = BatchAP(), []
+    for labels, embeddings in batches:
+        metric.update_state(labels, embeddings)
+        results.append(evaluate_leave_one_out(embeddings, labels).average_precision)
+    results = np.concatenate(results)
+    assert float(metric.result()) == pytest.approx(np.nanmean(results), rel=1e-5)
+    metric.reset_state()
+    assert np.isnan(float(metric.result()))
+
+
+@pytest.mark.parametrize("metric", [BatchAP(), BatchRecall(5), BatchRecall(name="r")])
+def test_they_come_back_from_their_config(metric):
+    config = keras.metrics.serialize(metric)
+    again = keras.metrics.deserialize(config)
+    assert keras.metrics.serialize(again) == config
+    assert again.name == metric.name
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, "1", None])
+def test_what_is_no_number_of_images_is_refused(k):
+    with pytest.raises(ValueError, match="Expected `k` to be an integer >= 1"):
+        BatchRecall(k)
+
+
+@pytest.mark.parametrize(
+    ("labels", "embeddings", "message"),
+    [
+        ([0, 0, 1], np.eye(2), "one embedding per label"),
+        ([[0, 1], [1, 0]], np.eye(2), "one class label per image"),
+        ([0.5, 1], np.eye(2), "integer class labels"),
+        ([0, 0], [[np.nan, 0], [0, 1]], "finite embeddings"),
+    ],
+)
+@pytest.mark.skipif(BACKEND == "torch", reason="values cannot be read there")
+def test_what_is_no_batch_is_refused(labels, embeddings, message):
+    for metric in (BatchAP(), BatchRecall()):
+        with pytest.raises(ValueError, match=message):
+            metric.update_state(np.array(labels), np.array(embeddings))
+
+
+@pytest.mark.skipif("graph" not in MODES and "xla" not in MODES, reason="no graphs")
+def test_embeddings_that_are_not_finite_are_no_number_in_a_graph():
+    embeddings = np.array([[np.nan, 0], [0, 1], [1, 0]], "float32")
+    assert np.isnan(measured(np.array([1, 1, 2]), embeddings, MODES[-1])).all()
+
+
+@pytest.mark.parametrize("multistage", [False, True])
+def test_fit_shows_them(multistage):
+    if multistage and BACKEND == "torch":
+        pytest.skip("multistage training runs on TensorFlow and JAX")
+    rng = np.random.default_rng(4)
+    images, labels = rng.normal(size=(24, 6)).astype("float32"), np.arange(24) // 4
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(4), keras.layers.UnitNormalization()]
+    )
+    trained = MultistageTrainer(model, num_chunks=3) if multistage else model
+    optimizer = keras.optimizers.SGD(0.0)  # the weights stay
+    trained.compile(optimizer, APLoss(), metrics=[BatchAP(), BatchRecall()])
+    data = {"validation_data": (images, labels), "validation_batch_size": 24}
+    history = trained.fit(
+        images, labels, batch_size=24, epochs=2, shuffle=False, verbose=0, **data
+    ).history
+    embeddings = model.predict(images, verbose=0)
+    metrics = evaluate_leave_one_out(embeddings, labels).metrics
+    for prefix in ("", "val_"):
+        for name, same in [("batch_ap", "map"), ("batch_recall_at_1", "recall_at_1")]:
+            assert history[prefix + name] == pytest.approx(
+                2 * [metrics[same]], abs=1e-5
+            )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
+def test_the_last_batch_of_an_epoch_may_be_one_image():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.UnitNormalization()])
+    model.compile(loss=APLoss(), metrics=[BatchAP()])
+    images = np.random.default_rng(5).normal(size=(9, 3))
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4])
+    result = model.evaluate(images, labels, 8, verbose=0)
+    same = evaluate_leave_one_out(model.predict(images, verbose=0)[:8], labels[:8])
+    assert result[1] == pytest.approx(same.metrics["map"])
