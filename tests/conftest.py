@@ -34,6 +34,8 @@ HERE = {"tensorflow": ALL, "jax": ON_TORCH | MULTISTAGE, "torch": ON_TORCH}
 collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
 # Helpers of one test that import PyTorch, which the extra `test` does not install.
 collect_ignore.append("torch_network.py")
+# Runs in TensorFlow 2.15, by `tox -e addons`.
+collect_ignore.append("addons")
 
 # XLA compiles each of their cases for seconds: of these, some stand for all.
 COMPILED = {"test_multistage.py", "test_trainer.py"}
