@@ -15,8 +15,7 @@ query and ranks the other images by their dot products:
 
 Ties. A matrix product rounds by the place of a row in its tiles: in a collapsed batch,
 all embeddings equal, similarities differ in their last bits, and would make a ranking
-out of nothing. So neighbours in a ranking that differ by no more than rounding are
-tied, and a run of such neighbours is one group.
+out of nothing. So similarities that differ by no more than rounding are tied.
 
 The lists are those of a batch: a short list is easy to rank, so numbers compare only
 between batches of as many classes and images, and the mAP of a test set is lower. That
@@ -36,12 +35,49 @@ from keras_aploss.losses import inputs, replicas
 
 # Similarities of a block. Sorting takes up to 100 bytes for each.
 _MAX_PAIRS = 2**20
+# Counting takes some passes over a row for each of its positives, and sorting as long
+# as for this many or more.
+_MAX_PASSES = 32
 # What a matrix product may get wrong, in parts of |query| |image|.
 _ROUNDING = {"float32": 2.0**-21, "float64": 2.0**-50}
 
 
 def _average_precision(similarity, relevance, rounding):
     """The AP of each row `(b,)`; what is left out of it has a similarity of -inf."""
+    num_positives = ops.sum(ops.cast(relevance, "int32"), axis=1)
+    most = ops.max(num_positives, initial=0)
+    total = ops.cond(
+        most <= _MAX_PASSES,
+        lambda: _sum_by_counting(similarity, relevance, rounding, most),
+        lambda: _sum_by_sorting(similarity, relevance, rounding),
+    )
+    return ops.divide_no_nan(total, ops.cast(num_positives, "float32"))
+
+
+def _sum_by_counting(similarity, relevance, rounding, num_passes):
+    """`Σ p_g P_g / N_g` of each row `(b,)`, one distinct positive per pass."""
+    nothing = -float("inf")
+    positives = ops.where(relevance, similarity, nothing)  # (b, B)
+
+    def count(where):
+        return ops.sum(ops.cast(where, "float32"), axis=1)
+
+    def add(_, state):
+        level, total = state  # of the positive before: (b, 1); (b,)
+        level = ops.where(positives < level, positives, nothing)
+        level = ops.max(level, axis=1, keepdims=True)
+        precision = count(positives >= level - rounding)
+        precision = precision / count(similarity >= level - rounding)
+        gain = count(positives == level) * precision
+        return level, total + ops.where(level[:, 0] > nothing, gain, 0.0)
+
+    level = ops.full_like(similarity[:, :1], float("inf"))
+    total = ops.zeros_like(level[:, 0], dtype="float32")
+    return ops.fori_loop(0, num_passes, add, (level, total))[1]
+
+
+def _sum_by_sorting(similarity, relevance, rounding):
+    """The same with any number of positives; a run of near neighbours is one group."""
     rows, columns = ops.shape(similarity)
     order = ops.argsort(-similarity, axis=1)
     similarity = ops.take_along_axis(similarity, order, axis=1)
@@ -58,8 +94,7 @@ def _average_precision(similarity, relevance, rounding):
     positives = per_group(ops.cast(relevance, "float32"))
     images = per_group(ops.ones_like(similarity, dtype="float32"))
     precision = ops.cumsum(positives, axis=1) / ops.cumsum(images, axis=1)
-    total = ops.sum(positives, axis=1)
-    return ops.divide_no_nan(ops.sum(positives * precision, axis=1), total)
+    return ops.sum(positives * precision, axis=1)
 
 
 def _recall(similarity, relevance, rounding, k):

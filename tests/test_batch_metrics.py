@@ -43,14 +43,22 @@ def expected(labels, embeddings):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [2, 33, 300])
-def test_they_are_the_evaluation_of_the_batch(mode, size):
+@pytest.mark.parametrize(("size", "classes"), [(2, 1), (33, 4), (150, 2), (300, 40)])
+def test_they_are_the_evaluation_of_the_batch(mode, size, classes):
     rng = np.random.default_rng(size)
-    labels = rng.integers(-1, max(1, size // 8), size)
+    labels = rng.integers(-1, classes, size)
     labels[:2] = 0
     embeddings = unit(rng, size, 16).astype("float32")
     values = measured(labels, embeddings, mode)
     np.testing.assert_allclose(values, expected(labels, embeddings), atol=2e-6)
+
+
+def test_both_ways_lead_to_the_same(way):
+    rng = np.random.default_rng(6)
+    labels, embeddings = rng.integers(-1, 3, 50), rng.integers(-2, 3, (50, 3))
+    embeddings = embeddings.astype("float32")  # with many ties
+    values = measured(labels, embeddings)
+    np.testing.assert_allclose(values, expected(labels, embeddings), atol=1e-6)
 
 
 @given(
@@ -76,9 +84,17 @@ def test_ties_are_those_of_the_evaluation(batch):
         assert np.isnan(measured(labels, embeddings)).all()
 
 
+@pytest.fixture(params=["counting", "sorting"])
+def way(request, monkeypatch):
+    """Both ways to the AP, which a number of positives chooses between."""
+    if request.param == "sorting":
+        monkeypatch.setattr(keras_aploss.batch_metrics, "_MAX_PASSES", -1)
+    return request.param
+
+
 @pytest.mark.parametrize("size", [37, 128])
 @pytest.mark.parametrize("length", [1e-3, 1, 1e3])
-def test_a_collapsed_batch_looks_like_one(size, length):
+def test_a_collapsed_batch_looks_like_one(way, size, length):
     embedding = length * unit(np.random.default_rng(0), 1, 100).astype("float32")
     labels = np.arange(size) // 4
     ap, recall, _ = measured(labels, np.tile(embedding, (size, 1)))
