@@ -27,7 +27,9 @@ from keras_aploss.runs.images import read_evaluation_set
 @benchmark_options
 @click.pass_context
 def evaluate(context, model, data, split, image_size, report, **options):
-    """Measure MODEL, a run folder or a `.keras` or `.pt` file, on a set of images.
+    """Measure MODEL on a set of images.
+
+    MODEL is a run folder, a `.keras` or `.pt` file, or a version of a SavedModel.
 
     Each image queries all the others; in a CSV file with the splits query and gallery,
     the former query the latter.
@@ -40,6 +42,7 @@ def evaluate(context, model, data, split, image_size, report, **options):
     Examples:
         keras-aploss evaluate runs/landmarks
         keras-aploss evaluate runs/landmarks --data photos/ --report report/
+        keras-aploss evaluate saved_models/synthetic_landmarks/1 --image-size 64
         keras-aploss evaluate Resnet-101-AP-GeM.pt --benchmark roxford5k --root /data
         keras-aploss evaluate model.keras --benchmark rparis6k --root /data \\
             --whitening pca.npz --distractors /data/revisitop1m

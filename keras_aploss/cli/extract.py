@@ -64,8 +64,9 @@ def extract(
     power,
     batch_size,
 ):
-    """Write the embeddings of IMAGES by MODEL: a run folder, `.keras` or `.pt` file.
+    """Write the embeddings of IMAGES by MODEL.
 
+    MODEL is a run folder, a `.keras` or `.pt` file, or a version of a SavedModel.
     IMAGES is a folder, searched at any depth; a text file with a path on each line; or
     a CSV file with a column `path`. Relative paths start at the folder of the list.
 

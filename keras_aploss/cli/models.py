@@ -22,25 +22,43 @@ def load_encoder(
     path, settings = _find_model(path, image_size, needs_size)
     if path.suffix in PUBLISHED:
         return load_ap_gem(path), settings
+    if path.is_dir():
+        return _load_saved_model(path), settings
     return encoder_of(load_model(path)), settings
+
+
+def _load_saved_model(path):
+    """What `export_saved_model` wrote, as a model that embeds and cannot be trained."""
+    try:
+        layer = keras.layers.TFSMLayer(path, call_endpoint="images")
+        images = keras.Input((None, None, 3))
+        return keras.Model(images, layer(images)["embedding"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(
+            "Expected a SavedModel that `keras-aploss export` wrote, with a signature "
+            f"`images` that gives `embedding`. Received: {str(path)!r}: {error}"
+        ) from error
 
 
 def _find_model(path, image_size, needs_size):
     """The file of a run folder or of a path, and the settings of its run."""
     folder = path if path.is_dir() else path.parent
-    if path.is_dir():
+    is_exported = (path / "saved_model.pb").exists()
+    if path.is_dir() and not is_exported:
         finished = path / "model.keras"
         path = finished if finished.exists() else path / "last.keras"
-    if path.suffix not in (".keras", *PUBLISHED) or not path.exists():
+    is_file = path.suffix in (".keras", *PUBLISHED) and path.exists()
+    if not is_file and not is_exported:
         raise ValueError(
-            "Expected a run folder that holds `model.keras`, a `.keras` file, or a "
-            f"published checkpoint (`.pt`). Received: {str(path)!r}."
+            "Expected a run folder that holds `model.keras`, a `.keras` file, a version"
+            " of a SavedModel (a folder with `saved_model.pb`), or a published "
+            f"checkpoint (`.pt`). Received: {str(path)!r}."
         )
     is_run = path.suffix == ".keras" and (folder / "settings.json").exists()
     if is_run:
         settings = RunSettings.load(folder / "settings.json")
     elif image_size or not needs_size:
-        settings = RunSettings(name=path.stem)
+        settings = RunSettings(name=path.parent.name if is_exported else path.stem)
     else:
         raise ValueError(
             f"Expected `--image-size`: {str(path)!r} lies in no run folder that tells "
