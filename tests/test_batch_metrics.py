@@ -1,5 +1,7 @@
 """Metrics of a batch against the evaluation of the same images, and within `fit`."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -19,22 +21,34 @@ from keras_aploss import (
 KS = (1, 3)
 
 
-def measured(labels, embeddings, mode=MODES[0], sample_weight=None):
-    """The results of the metrics for one batch: AP, then recall at each of `KS`."""
+def make_function(mode):
+    """What the metrics make of one batch: AP, then recall at each of `KS`."""
     metrics = [BatchAP(), *(BatchRecall(k) for k in KS)]
 
-    def update(labels, embeddings, weight):
+    def function(labels, embeddings, weight):
         results = []
         for metric in metrics:
-            state = [keras.ops.zeros_like(v) for v in metric.variables]
-            weighted = {} if weight is None else {"sample_weight": weight}
+            state = [keras.ops.zeros_like(v.value) for v in metric.variables]
             args = state, labels, embeddings
-            state = metric.stateless_update_state(*args, **weighted)
+            state = metric.stateless_update_state(*args, sample_weight=weight)
             results.append(metric.stateless_result(state))
         return keras.ops.stack(results)
 
-    function = wrapped(update, mode)
-    return keras.ops.convert_to_numpy(function(labels, embeddings, sample_weight))
+    return wrapped(function, mode)
+
+
+compiled_once = functools.cache(make_function)
+
+
+def measured(labels, embeddings, mode=MODES[0], weight=None, make=make_function):
+    weight = np.ones(len(labels), "float32") if weight is None else weight
+    return keras.ops.convert_to_numpy(make(mode)(labels, embeddings, weight))
+
+
+def batches_with_ties(size):
+    labels = st.lists(st.integers(-1, 2), min_size=size, max_size=size)
+    embedding = st.lists(st.integers(-2, 2), min_size=2, max_size=2)
+    return st.tuples(labels, st.lists(embedding, min_size=size, max_size=size))
 
 
 def expected(labels, embeddings):
@@ -61,27 +75,16 @@ def test_both_ways_lead_to_the_same(way):
     np.testing.assert_allclose(values, expected(labels, embeddings), atol=1e-6)
 
 
-@given(
-    st.integers(2, 12).flatmap(
-        lambda size: st.tuples(
-            st.lists(st.integers(-1, 2), min_size=size, max_size=size),
-            st.lists(
-                st.lists(st.integers(-2, 2), min_size=2, max_size=2),
-                min_size=size,
-                max_size=size,
-            ),
-        )
-    )
-)
+@given(st.sampled_from([2, 7, 12]).flatmap(batches_with_ties))
 @settings(max_examples=MANY, deadline=None)
 def test_ties_are_those_of_the_evaluation(batch):
     labels, embeddings = np.array(batch[0]), np.array(batch[1], "float32")
+    values = measured(labels, embeddings, make=compiled_once)
     repeated = np.unique(labels[labels >= 0], return_counts=True)[1]
     if (repeated > 1).any():
-        values = measured(labels, embeddings)
         np.testing.assert_allclose(values, expected(labels, embeddings), atol=1e-6)
     else:
-        assert np.isnan(measured(labels, embeddings)).all()
+        assert np.isnan(values).all()
 
 
 @pytest.fixture(params=["counting", "sorting"])
@@ -93,7 +96,7 @@ def way(request, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [37, 128])
-@pytest.mark.parametrize("length", [1e-3, 1, 1e3])
+@pytest.mark.parametrize("length", [1e-3, 1e3])
 def test_a_collapsed_batch_looks_like_one(way, size, length):
     embedding = length * unit(np.random.default_rng(0), 1, 100).astype("float32")
     labels = np.arange(size) // 4
@@ -118,7 +121,7 @@ def test_weights_are_those_of_queries():
     labels, embeddings = rng.integers(0, 4, 20), unit(rng, 20, 8).astype("float32")
     weight = rng.uniform(size=20).astype("float32")
     own = evaluate_leave_one_out(embeddings, labels).average_precision
-    values = measured(labels, embeddings, sample_weight=weight)
+    values = measured(labels, embeddings, weight=weight)
     kept = ~np.isnan(own)
     assert values[0] == pytest.approx(np.average(own[kept], weights=weight[kept]))
 
