@@ -47,7 +47,7 @@ def test_the_images_themselves_are_left_out(images, k, block_size, first):
 
 
 @pytest.mark.parametrize("k", [1, 10, 60, 700])
-@pytest.mark.parametrize("block_size", [3000, 999, 640])
+@pytest.mark.parametrize("block_size", [3000, 2989, 999, 640, 128])
 def test_groups_chunks_and_ties_of_large_blocks(monkeypatch, k, block_size):
     """Groups of up to 64 images, whose last is not full, and few queries at a time."""
     monkeypatch.setattr(neighbours, "_CHUNK_VALUES", 5 * block_size)

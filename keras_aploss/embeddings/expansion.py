@@ -44,7 +44,8 @@ from keras_aploss.embeddings.storage import (
 )
 
 _NEIGHBOUR_VALUES = 2**22  # of neighbours in memory at a time: 16 MiB
-_ROWS_PER_READ = 32  # each may map the 2 MiB of the file around it
+_MAPPED_BYTES = 2**26  # of a file at a time
+_BYTES_PER_ROW = 2**21  # may be mapped around a row that is read
 
 
 def expand_queries(
@@ -200,8 +201,11 @@ def _read(database, indices):
     flat = indices.ravel()
     order = np.argsort(flat)
     rows = np.empty((len(flat), database.shape[1]), np.float32)
-    for start in range(0, len(flat), _ROWS_PER_READ):
-        some = order[start : start + _ROWS_PER_READ]
+    step = _MAPPED_BYTES // _BYTES_PER_ROW
+    if database.nbytes <= _MAPPED_BYTES:
+        step = len(flat)
+    for start in range(0, len(flat), step):
+        some = order[start : start + step]
         rows[some] = database[flat[some]]
         release_pages(database)
     return rows.reshape(*indices.shape, -1)

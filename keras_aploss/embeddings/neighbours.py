@@ -65,11 +65,14 @@ def nearest(
     size = 0
     read = unit_blocks if check else lambda e, _, size: row_blocks(e, size)
     for start, block in read(database, "database", block_size):
+        if start == 0:
+            width = min(_GROUP, max(1, len(block) // (4 * k)))
+            memory = np.empty(len(queries) * (len(block) + width), np.float32)
         if size != len(block):  # the first, and a shorter last one
             size = len(block)
-            width = min(_GROUP, max(1, size // (4 * k)))
             padded = -(-size // width) * width
-            tile = np.full((len(queries), padded), -np.inf, np.float32)
+            tile = memory[: len(queries) * padded].reshape(len(queries), padded)
+            tile[:, size:] = -np.inf
         similarity = tile[:, :size]
         np.matmul(queries, block.T, out=similarity)  # (Q, n)
         if first is not None:
