@@ -1,16 +1,17 @@
-"""Time and memory of query expansion and database-side augmentation.
+r"""Time and memory of query expansion and database-side augmentation.
 
 Both find the nearest rows of a file that is not held in memory. The floor reads the
 file in blocks and multiplies each with the queries, and writes a file where one comes
 out. The whole matrix is the same in plain NumPy, as it is often written: all
-similarities at once. Rows of 0 leave a part out. The three alternate, each time in a process of its own, so that
+similarities at once. The three alternate, each time in a process of its own, so that
 the ratios say something on a busy machine too, and the memory is that of one of them.
 
     python benchmarks/bench_embeddings.py
-    python benchmarks/bench_embeddings.py --rows 1000000 --units 2048 --queries 70 \\
+    python benchmarks/bench_embeddings.py --rows 1000000 --units 2048 --queries 70 \
         --augment-rows 0
 
-Linux only. Dimension key: ``Q`` queries, ``N`` rows, ``D`` units, ``k`` neighbours.
+No rows leave a part out. Linux only. Dimension key: ``Q`` queries, ``N`` rows, ``D``
+units, ``k`` neighbours.
 """
 
 import argparse
