@@ -15,13 +15,13 @@ ROOT = pathlib.Path(keras_aploss.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # Stations meet through Keras and NumPy types; these are all the imports among them.
 STATIONS = {
-    **dict.fromkeys(["layers", "samplers", "evaluation", "pictures"], ""),
+    **dict.fromkeys(["layers", "samplers", "evaluation", "pictures", "pickles"], ""),
     **{"losses": "losses.replicas", "losses.replicas": ""},
     "batch_metrics": "losses losses.replicas",
     **{"data": "", "models": "layers", "export": "data", "datasets.landmarks": ""},
-    "datasets": "data datasets.landmarks",
+    "datasets": "data datasets.landmarks pickles",
     "training": "",
-    "checkpoints": "models layers",
+    "checkpoints": "models layers pickles",
     "embeddings": "data layers",
     "callbacks": "evaluation pictures",
     "benchmarks": "data datasets embeddings evaluation layers",

@@ -161,6 +161,7 @@ def changed(key, value, query=0):
         (changed("easy", [0.5]), "dtype float64"),
         (changed("bbx", [1, 2, 3]), "Is it the ground truth of roxford5k"),
         (changed("bbx", [1, 2, 3, float("nan")]), "a box of"),
+        (changed("bbx", [1, 2, 3, 2**2000]), "OverflowError"),
         (changed("bbx", [5, 5, 62, 30]), r"inside its image of 60 x 40.*hall_000090"),
         (changed("bbx", [5, 5, 5, 30]), "inside its image"),
         (changed("bbx", [-3, 5, 50, 30]), "inside its image"),

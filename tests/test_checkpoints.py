@@ -240,6 +240,7 @@ UNBUILT = [
     (changed(pca={"a": seeded_pca(UNITS - 1)}), r"32 units.*\(31, 31\)"),
     (changed(pca={"a": seeded_pca(UNITS, mean_=[1.0])}), "32 units"),
     (changed(pca={"a": seeded_pca(UNITS, components_="b")}), "32 units"),
+    (changed(pca={"a": seeded_pca(UNITS, mean_=np.array(["1"] * UNITS))}), "32 units"),
     (changed(pca={"a": Instance("argparse.Namespace", x=1)}), "32 units"),
     (changed(pca={"a": {"mean": 1}}), "32 units"),
     (changed(pca={"a": Call("os.system", "true")}), r"os\.system"),

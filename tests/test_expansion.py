@@ -1,5 +1,11 @@
 """Query expansion and database augmentation: by hand, and against a plain loop."""
 
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -222,3 +228,19 @@ def test_a_bad_row_late_in_the_database_is_found():
     database[27] *= 3
     with pytest.raises(ValueError, match="row 27 of length 3"):
         augment_database(database, k=1, block_size=8)
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_what_is_equal(tmp_path):
+    root = pathlib.Path(__file__).parents[1]
+    command = [sys.executable, root / "benchmarks" / "bench_embeddings.py"]
+    command += ["--rows", "9000", "--queries", "50", "--augment-rows", "5000"]
+    command += ["--units", "32", "--repeats", "1"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    differences = re.findall("difference of the two: (.*)", done.stdout)
+    assert len(differences) == 2
+    assert max(map(float, differences)) < 1e-6
+    assert not list(tmp_path.iterdir())

@@ -1,9 +1,11 @@
 """The nearest images, block by block, against a full stable sort."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_aploss.embeddings import neighbours
 from keras_aploss.embeddings.neighbours import nearest
 
 # Of small whole numbers products are exact, and ties plenty.
@@ -42,3 +44,24 @@ def test_the_images_themselves_are_left_out(images, k, block_size, first):
     similarity[own, own + first] = -np.inf
     order = np.argsort(-similarity, axis=1, kind="stable")
     np.testing.assert_array_equal(actual, order[:, :k])
+
+
+@pytest.mark.parametrize("k", [1, 10, 60, 700])
+@pytest.mark.parametrize("block_size", [3000, 2989, 999, 640, 128])
+def test_groups_chunks_and_ties_of_large_blocks(monkeypatch, k, block_size):
+    """Groups of up to 64 images, whose last is not full, and few queries at a time."""
+    monkeypatch.setattr(neighbours, "_CHUNK_VALUES", 5 * block_size)
+    rng = np.random.default_rng(k)
+    # Quarters: all products are exact, and many are equal.
+    database = rng.integers(-2, 3, (2990, 4)).astype(np.float32) / 4
+    database[700:900] = database[0]
+    queries = database[690:713]
+    similarity = queries @ database.T
+    for first in (None, 690):
+        if first is not None:
+            similarity[np.arange(23), np.arange(690, 713)] = -np.inf
+        actual = nearest(
+            queries, database, k, first=first, block_size=block_size, check=False
+        )
+        order = np.argsort(-similarity, axis=1, kind="stable")
+        np.testing.assert_array_equal(actual, order[:, :k])

@@ -32,8 +32,7 @@ from keras_aploss.checkpoints.contents import (
     read_pca,
     read_weights,
 )
-from keras_aploss.checkpoints.pickles import RefusedError
-from keras_aploss.checkpoints.torch_files import read_torch_file
+from keras_aploss.checkpoints.torch_files import RefusedError, read_torch_file
 from keras_aploss.layers import GeneralizedMeanPooling2D, PCAWhitening
 from keras_aploss.models import retrieval_model
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_aploss.checkpoints.pickles import PickledObject, RefusedError
-from keras_aploss.checkpoints.torch_files import DAMAGED, StoredTensor
+from keras_aploss.checkpoints.torch_files import DAMAGED, RefusedError, StoredTensor
+from keras_aploss.pickles.stand_ins import PickledObject
 
 # The authors' networks that can be built, and the channels of their feature maps.
 CHANNELS = {
@@ -166,6 +166,7 @@ def read_pca(
         for name in ("components_", "explained_variance_", "mean_")
         # Only arrays: numbers in lists of lists may stand for any amount of memory.
         if isinstance(attributes.get(name), np.ndarray)
+        if attributes[name].dtype.kind in "biuf"
     }
     components = parts.get("components_", np.zeros(0))  # (K, D)
     variance = parts.get("explained_variance_", np.zeros(0))  # (K,)

@@ -20,17 +20,36 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_aploss.checkpoints.pickles import RefusedError, interpret
+from keras_aploss.pickles.interpreter import interpret
+from keras_aploss.pickles.stand_ins import Global, NotDataError, check_sizes
 
 MAGIC = 0x1950A86A20F9469CFC6C
 DTYPES = {
     "Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16", "Long": "i8",
     "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "b1",
 }  # fmt: skip
+# Classes whose objects are data: PCA, which is read; the arguments of a training, its
+# meters and Python's own types, which are not. They become a `PickledObject`.
+CLASSES = {
+    "sklearn.decomposition.pca": ("PCA",),  # scikit-learn up to 0.21
+    "sklearn.decomposition._pca": ("PCA",),
+    "builtins": (
+        *("bool", "bytearray", "complex", "dict", "float", "frozenset", "int", "list"),
+        *("object", "range", "set", "slice", "str", "tuple"),
+        *("long", "unicode", "xrange"),  # what Python 3 writes for int, str, range
+    ),
+    "argparse": ("Namespace",),
+    "torch": (
+        *("bfloat16", "bool", "device", "float16", "float32", "float64", "int16"),
+        *("int32", "int64", "int8", "uint8"),
+    ),
+    "utils.watcher": ("AverageMeter", "Watch"),
+    "dirtorch.utils.watcher": ("AverageMeter", "Watch"),
+}
 OTHER_FILES = {
     b"\xff\xd8\xff": "a JPEG image",
     b"\x89PNG": "a PNG image",
@@ -43,6 +62,15 @@ DAMAGED = (
     *(ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError),
     *(struct.error, zipfile.BadZipFile, NotImplementedError),
 )
+
+
+class RefusedError(ValueError):
+    """What stands in a file, after "Received:", and how to mend it."""
+
+    def __init__(self, what: str, mend: str):
+        super().__init__(what, mend)
+        self.what = what
+        self.mend = mend
 
 
 class StoredTensor:
@@ -77,6 +105,15 @@ def read_torch_file(path: str | os.PathLike) -> Any:
         return _read(path)
     except RefusedError as error:
         what, mend = error.what, error.mend
+    except NotDataError as error:
+        what = (
+            f"which is more than data: {error}; nothing was imported, nothing was run"
+        )
+        mend = (
+            "Do not open such a file with `torch.load`. If you trust it, save its "
+            "entries state_dict, model_options, preprocess and pca alone, where it was "
+            "made."
+        )
     except DAMAGED as error:
         what = f"which is damaged: {error or type(error).__name__}"
         mend = "Download it again."
@@ -133,7 +170,7 @@ def _read_archive(archive, data):
     start, size, checksum = _place(entries[pickles[0]], data)
     _check(data, start, size, checksum, "data.pkl")
     stream = io.BytesIO(data[start : start + size])
-    return interpret(stream, storages.known, storages.load)
+    return interpret(stream, storages.known, classes=CLASSES, load=storages.load)
 
 
 def _place(entry, data):
@@ -161,19 +198,21 @@ def _check(data, start, size, checksum, name):
 
 
 def _read_pickles(data):
-    if interpret(data, {}) != MAGIC:
+    if interpret(data) != MAGIC:
         raise RefusedError(
             "a pickle that `torch.save` has not made",
             "Give the `.pt` file of the authors.",
         )
-    interpret(data, {})  # the version of the format, which never changed
-    machine = interpret(data, {})
+    interpret(data)  # the version of the format, which never changed
+    machine = interpret(data)
     storages = _Storages(data)
     storages.byteorder = "<" if machine.get("little_endian", True) else ">"
-    checkpoint = interpret(data, storages.known, storages.load)
-    keys = interpret(data, {})
+    checkpoint = interpret(data, storages.known, classes=CLASSES, load=storages.load)
+    keys = interpret(data)
     start = data.tell()
     for key in keys:
+        if not isinstance(key, str):
+            raise TypeError("a storage whose key is no text")
         (count,) = struct.unpack_from(f"{storages.byteorder}q", data, start)
         size = count * storages.itemsizes[key]
         start += 8
@@ -182,6 +221,14 @@ def _read_pickles(data):
         storages.places[key] = start, size, None
         start += size
     return checkpoint
+
+
+class _Reference(NamedTuple):
+    """A storage that a pickle refers to."""
+
+    key: str
+    dtype: str
+    count: int
 
 
 class _Storages:
@@ -202,22 +249,27 @@ class _Storages:
         }
 
     def load(self, reference):
-        """The storage that a pickle refers to: its key, type and length."""
+        """The storage that a pickle refers to, from its persistent id."""
         kind, storage, key, _, count, *view = reference
-        if kind != "storage" or any(part is not None for part in view):
+        # Keys are text: a key of a million tuples in tuples would overflow the stack.
+        if not (
+            kind == "storage" and isinstance(storage, Global) and isinstance(key, str)
+        ) or any(part is not None for part in view):
             raise ValueError("a reference to something else than a storage")
         name = storage.name.removeprefix("torch.").removesuffix("Storage")
         dtype = DTYPES[name]
         self.itemsizes[key] = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-        return key, dtype, count
+        return _Reference(key, dtype, count)
 
     def tensor(self, storage, offset, shape, strides, *unused):
+        if not isinstance(storage, _Reference):
+            raise TypeError("a tensor without a storage")
         key, dtype, count = storage
+        for sizes in (shape, strides, (offset, count)):
+            check_sizes(sizes)
         reach = [(size - 1) * step for size, step in zip(shape, strides, strict=True)]
-        inside = min(offset, *shape, *strides, 0) == 0
-        if math.prod(shape) > 0:
-            inside &= offset + sum(reach) < count and math.prod(shape) <= count
-        if not inside:
+        size = math.prod(shape)
+        if size > 0 and not (offset + sum(reach) < count and size <= count):
             raise ValueError(f"a tensor that reaches beyond its storage {key!r}")
 
         def read():

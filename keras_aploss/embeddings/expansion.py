@@ -14,8 +14,9 @@ mean makes no difference before L2. A negative similarity has no power for a fra
 plain average query expansion.
 
 The database is read block by block, from a mapped file too: the memory is that of a
-few blocks (16 MiB) and a tile of similarities (64 MiB), whatever its size. The
-neighbours are exact up to the rounding of float32: images that tie to 1e-6 may change
+few blocks (16 MiB) and a tile of similarities (64 MiB), whatever its size. Neighbours
+lie anywhere in the file; the system maps pages around them, at most 64 MiB at a time.
+They are exact up to the rounding of float32: images that tie to 1e-6 may change
 places on another machine. Of equal ones the lower index comes first.
 
 Dimension key: Q queries, N database images, D units, k neighbours.
@@ -41,6 +42,10 @@ from keras_aploss.embeddings.storage import (
     rows_per_block,
     save_blocks,
 )
+
+_NEIGHBOUR_VALUES = 2**22  # of neighbours in memory at a time: 16 MiB
+_MAPPED_BYTES = 2**26  # of a file at a time
+_BYTES_PER_ROW = 2**21  # may be mapped around a row that is read
 
 
 def expand_queries(
@@ -174,15 +179,36 @@ def expand(queries, database, indices, alpha: float) -> np.ndarray:
         indices: `(Q, k)` neighbours of each query.
         alpha: exponent of the similarities.
     """
-    total = queries.astype(np.float64)  # (Q, D)
-    for column in indices.T:  # one neighbour of each query at a time
-        neighbours = np.array(database[column], np.float32)  # (Q, D)
+    expanded = np.empty(queries.shape, np.float32)
+    step = max(1, _NEIGHBOUR_VALUES // max(1, indices.shape[1] * queries.shape[1]))
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
+        neighbours = _read(database, indices[rows])  # (q, k, D)
+        total = queries[rows].astype(np.float64)  # (q, D)
+        for nearest_one in neighbours.swapaxes(0, 1):  # (q, D)
+            # Anew, because a matrix product rounds by the shape of its tiles.
+            similarity = np.einsum(
+                "qd,qd->q", queries[rows], nearest_one, dtype=np.float64
+            )
+            weight = np.maximum(similarity, 0.0) ** alpha
+            total += weight[:, None] * nearest_one
+        expanded[rows] = unit_length(total)
+    return expanded
+
+
+def _read(database, indices):
+    """Rows from all over a file, `(q, k, D)` float32, read as they lie in it."""
+    flat = indices.ravel()
+    order = np.argsort(flat)
+    rows = np.empty((len(flat), database.shape[1]), np.float32)
+    step = _MAPPED_BYTES // _BYTES_PER_ROW
+    if database.nbytes <= _MAPPED_BYTES:
+        step = len(flat)
+    for start in range(0, len(flat), step):
+        some = order[start : start + step]
+        rows[some] = database[flat[some]]
         release_pages(database)
-        # Anew, because a matrix product rounds by the shape of its tiles.
-        similarity = np.einsum("qd,qd->q", queries, neighbours, dtype=np.float64)
-        weight = np.maximum(similarity, 0.0) ** alpha
-        total += weight[:, None] * neighbours
-    return unit_length(total)
+    return rows.reshape(*indices.shape, -1)
 
 
 def _check(k, most, alpha, block_size):

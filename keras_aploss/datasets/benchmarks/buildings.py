@@ -42,9 +42,9 @@ from keras_aploss.datasets.benchmarks.reading import (
     check_present,
     find_file,
     read_lines,
+    read_pickle,
     read_words,
 )
-from keras_aploss.datasets.pickles import read_pickle
 
 _REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/"
@@ -96,7 +96,7 @@ def _read_pickle(name, path, root) -> QueryBenchmark:
         names, queries = (list(map(str, contents[k])) for k in ("imlist", "qimlist"))
         boxes = [_box(entry["bbx"]) for entry in contents["gnd"]]
         lists = {k: [_indices(entry[k]) for entry in contents["gnd"]] for k in keys}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise ValueError(
             "Expected a dictionary of imlist, qimlist and gnd, and in gnd per query "
             f"bbx, {', '.join(keys)}. Received: {str(path)!r}, in which this fails: "
