@@ -42,6 +42,7 @@ from pathlib import Path
 import numpy as np
 
 RATES, FACTOR = (1e-3, 3e-3), 3
+LEAST_RATE = 1e-4  # a training that collapses at any rate is not followed below
 SEEDS = (1, 2, 3)
 OPTIONS = {  # what is chosen besides the rate
     "AP": [{}],
@@ -283,8 +284,11 @@ class Study:
                 futures = {rate: self.run(trial) for rate, trial in trials.items()}
                 own |= {r: f.result()["none"]["map"] for r, f in futures.items()}
                 best = max(own, key=own.get)
-                edges = [best / FACTOR] * (best == min(own))
-                wanted = edges + [best * FACTOR] * (best == max(own))
+                wanted = []
+                if best == min(own) and best / FACTOR > LEAST_RATE:
+                    wanted.append(best / FACTOR)
+                if best == max(own):
+                    wanted.append(best * FACTOR)
             scores |= {(json.dumps(options), rate): own[rate] for rate in own}
         options, rate = max(scores, key=scores.get)
         return json.loads(options), rate
