@@ -18,12 +18,13 @@ DATA is a CSV file for `image_manifest` with the splits train and test, or train
 and gallery. On the test split each image queries all others.
 
     python examples/compare_losses.py data/omniglot/manifest.csv --json omniglot.json \
-        --image-size 28 --steps 600 --plot omniglot.png
+        --image-size 28 --steps 300 --plot omniglot.png
     python examples/compare_losses.py grocery/manifest.csv --json grocery.json \
-        --image-size 64 --steps 400 --flip --plot grocery.png
+        --image-size 48 --steps 300 --flip --plot grocery.png
 
 Each training is stored when it ends: the command goes on where it was killed and, where
-nothing is left to train, prints the tables and draws.
+nothing is left to train, prints the tables and draws. What was found:
+`examples/comparison/README.md`.
 """
 
 import argparse
@@ -434,7 +435,9 @@ def main():
     )
     print_tables(tables)
     if arguments.plot:
-        plot(tables, arguments.plot, f"{arguments.data}: mean and deviation, 3 seeds")
+        name = Path(arguments.data).absolute().parent.name
+        title = f"{name}, {arguments.steps} updates: mean and deviation of 3 seeds"
+        plot(tables, arguments.plot, title)
 
 
 if __name__ == "__main__":
