@@ -67,6 +67,14 @@ def test_both_signatures_answer(folder):
     assert found.shape == (3, embedding.shape[1])
 
 
+def test_the_model_of_the_embedded_set_has_the_metrics_of_its_card():
+    folder = ROOT / "synthetic_landmarks"
+    output = succeed("evaluate", folder / "1", "--image-size", 64)
+    row = re.search(r"model +(0\.\d+) +(0\.\d+) +(0\.\d+)", output).groups()
+    for found, stated in zip(row, metrics_of(folder), strict=True):
+        assert float(found) == pytest.approx(float(stated), abs=0.0011)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model and the folder of its export."""
