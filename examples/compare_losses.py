@@ -103,7 +103,13 @@ def read_images(arguments):
 
 
 def start_worker(path, arguments):
-    """Load the images into this process."""
+    """Load the images into this process, which is to end with the command."""
+
+    def end_with_parent():  # or a killed command goes on training in its workers
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     global DATA, ARGUMENTS
     DATA, ARGUMENTS = dict(np.load(path)), arguments
 
