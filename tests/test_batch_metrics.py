@@ -19,6 +19,8 @@ from keras_aploss import (
 )
 
 KS = (1, 3)
+# JAX compiles them anew for each batch, a second or more each time.
+slow_on_jax = pytest.mark.slow if BACKEND == "jax" else lambda test: test
 
 
 def make_function(mode):
@@ -107,6 +109,7 @@ def test_a_collapsed_batch_looks_like_one(way, size, length):
     assert recall == 0
 
 
+@slow_on_jax
 def test_blocks_of_any_size_give_the_same(monkeypatch):
     rng = np.random.default_rng(1)
     labels, embeddings = rng.integers(0, 9, 70), unit(rng, 70, 8).astype("float32")
@@ -126,6 +129,7 @@ def test_weights_are_those_of_queries():
     assert values[0] == pytest.approx(np.average(own[kept], weights=weight[kept]))
 
 
+@slow_on_jax
 def test_an_epoch_is_the_mean_over_all_queries():
     rng = np.random.default_rng(3)
     batches = [(rng.integers(0, 3, n), unit(rng, n, 8)) for n in (5, 12, 30)]
