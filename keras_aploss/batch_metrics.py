@@ -31,7 +31,7 @@ import operator
 import keras
 from keras import ops
 
-from keras_aploss.losses import inputs, replicas
+from keras_aploss.losses import blocks, inputs, replicas
 
 # Similarities of a block. Sorting takes up to 100 bytes for each.
 _MAX_PAIRS = 2**20
@@ -136,17 +136,14 @@ def _of_blocks(of_rows, queries, query_labels, images, labels, first):
     num_blocks = -(-size // _clip(block, 1, None))
     padding = num_blocks * block - size
     length_of = functools.partial(ops.norm, axis=1, keepdims=True)
-    rounding = (
-        ops.max(length_of(images), initial=0)
-        * _ROUNDING[keras.backend.standardize_dtype(images.dtype)]
-    )
+    dtype = keras.backend.standardize_dtype(images.dtype)
+    rounding = _ROUNDING[dtype] * ops.max(length_of(images), initial=0)
     queries = ops.pad(queries, ((0, padding), (0, 0)))
     query_labels = ops.pad(query_labels, ((0, padding),), constant_values=-1)
 
     def add(i, state):
-        # As soon as the block before is done: TensorFlow would begin with ten at once.
         values, counts = state
-        start = i * block + ops.cast(0 * counts[0], "int32")
+        start = blocks.after(values, i) * block
         own = ops.slice(queries, (start, 0), (block, queries.shape[1]))
         own_labels = ops.slice(query_labels, (start,), (block,))[:, None]
         place = (first + start + ops.arange(block))[:, None]

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_aploss import APLoss, TieAwareAPLoss
+from keras_aploss import APLoss, BatchAP, BatchRecall, TieAwareAPLoss
 
 DEVICES = 4
 RNG = np.random.default_rng(0)
@@ -83,6 +83,19 @@ def fit(strategy, case):
     return {"loss": history["loss"][0], "kernel": kernel, "bias": bias}
 
 
+def metrics_of(strategy, case):
+    """Metrics of the batches, weighted, of a model that changes nothing."""
+    images, labels, weights, *_ = CASES[case]
+    images = np.array(images)
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((12,)), keras.layers.UnitNormalization()])
+        metrics = [BatchAP(), BatchRecall(2)]
+        model.compile(loss=APLoss(), weighted_metrics=metrics)
+    weights = None if weights is None else weights[images]
+    arguments = {"sample_weight": weights, "batch_size": 32, "verbose": 0}
+    return model.evaluate(X[images], labels[images], return_dict=True, **arguments)
+
+
 def losses_and_gradient(losses, x, labels, weights):
     """The values of `losses` and the gradient of their sum."""
     import tensorflow as tf
@@ -143,6 +156,9 @@ def take_steps(path):
         four, functools.partial(losses_and_gradient, LOSSES.values()), *BATCH
     )
     found["batch"] = {"gradient": gradient, **dict(zip(LOSSES, values, strict=True))}
+    for case in ("AP", "weighted"):
+        found[f"{case} metrics"] = metrics_of(four, case)
+        found[f"{case} metrics plain"] = metrics_of(tf.distribute.get_strategy(), case)
     loss, long, whole = APLoss(), UNIT.copy(), LABELS[:32]
     long[7] *= 2  # of the third part
     for name, x, labels in (
@@ -201,6 +217,14 @@ def test_a_part_alone_would_have_another_loss():
     loss, whole = APLoss(), float(APLoss()(LABELS[:32], UNIT))
     alone = [float(loss(LABELS[i : i + 8], UNIT[i : i + 8])) for i in range(0, 32, 8)]
     assert abs(whole - np.mean(alone)) > 0.1
+
+
+@pytest.mark.parametrize("case", ["AP", "weighted"])
+def test_devices_do_not_change_metrics(found, case):
+    expected = found[f"{case} metrics plain"]
+    assert 0 < expected["batch_ap"] < 1
+    for name in ("batch_ap", "batch_recall_at_2"):
+        assert found[f"{case} metrics"][name] == pytest.approx(expected[name], rel=1e-5)
 
 
 def test_losses_and_gradients_go_through_the_gather(found):
