@@ -22,6 +22,11 @@ and gallery. On the test split each image queries all others.
     python examples/compare_losses.py grocery/manifest.csv --json grocery.json \
         --image-size 48 --steps 300 --flip --plot grocery.png
 
+On a GPU, with JAX, a training for each core, and what one compiles kept for the others:
+
+    KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=/tmp/jax \
+    python examples/compare_losses.py ... --workers 16
+
 Each training is stored when it ends: the command goes on where it was killed and, where
 nothing is left to train, prints the tables and draws. What was found:
 `examples/comparison/README.md`.
@@ -58,6 +63,7 @@ OPTIONS = {  # what is chosen besides the rate
 }
 BINS = (5, 10, 20, 40)
 POOLING = ("gem", "average", "max")
+TABLES = ("bins", "pooling", "whitening")
 WHITENING = {"none": None, "power 0.25": 0.25, "full (power 0.5)": 0.5}
 METRICS = {"map": "mAP", "recall_at_1": "recall@1", "map_at_r": "MAP@R"}
 
@@ -306,10 +312,10 @@ class Study:
         return [future.result() for future in [self.run(trial) for trial in trials]]
 
 
-def compare(study):
-    """Run all; return tables of lists of results, one for each seed."""
+def compare(study, losses, wanted):
+    """Run what is wanted; return tables of lists of results, one for each seed."""
     with ThreadPoolExecutor(32) as threads:
-        choices = {loss: threads.submit(study.choose, loss) for loss in OPTIONS}
+        choices = {loss: threads.submit(study.choose, loss) for loss in losses}
 
         def of_loss(loss):
             return study.repeat(loss, *choices[loss].result())
@@ -322,26 +328,27 @@ def compare(study):
             return of_ap(options | ({} if num_bins == 20 else {"num_bins": num_bins}))
 
         submit = threads.submit
-        tables = {
-            "bins, query in its list": {n: submit(of_bins, n) for n in BINS},
-            "bins, query left out": {
+        tables = {}
+        if "bins" in wanted:
+            tables["bins, query in its list"] = {n: submit(of_bins, n) for n in BINS}
+            tables["bins, query left out"] = {
                 n: submit(of_bins, n, exclude_self=True) for n in BINS
-            },
-            "pooling": {name: submit(of_ap, {}, name) for name in POOLING},
-            "loss": {loss: submit(of_loss, loss) for loss in OPTIONS},
-        }
+            }
+        if "pooling" in wanted:
+            tables["pooling"] = {name: submit(of_ap, {}, name) for name in POOLING}
+        tables["loss"] = {loss: submit(of_loss, loss) for loss in losses}
         tables = {
             title: {str(name): future.result() for name, future in table.items()}
             for title, table in tables.items()
         }
-    losses = tables.pop("loss").items()
-    tables = {
-        "loss": {_row_name(s, choices[s].result()): r for s, r in losses}
-    } | tables
-    base = tables["pooling"]["gem"]
-    tables["whitening"] = {
-        name: [{"none": result[name]} for result in base] for name in WHITENING
-    }
+    results = tables.pop("loss")
+    rows = {_row_name(s, choices[s].result()): r for s, r in results.items()}
+    tables = {"loss": rows} | tables
+    if "whitening" in wanted:
+        tables["whitening"] = {
+            name: [{"none": result[name]} for result in results["AP"]]
+            for name in WHITENING
+        }
     return tables
 
 
@@ -379,9 +386,10 @@ def plot(tables, path, title):
     plt.rcParams |= {"font.size": 10, "axes.spines.top": 0, "axes.spines.right": 0}
     heights = [len(table) for table in tables.values()]
     figure, panels = plt.subplots(
-        len(tables), sharex=True, height_ratios=heights, dpi=160,
+        len(tables), sharex=True, squeeze=False, height_ratios=heights, dpi=160,
         figsize=(8, 1.2 + 0.42 * sum(heights)), layout="constrained",
     )  # fmt: skip
+    panels = panels[:, 0]
     for panel, (name, table) in zip(panels, tables.items(), strict=True):
         names = [row.partition(", rate")[0] for row in table]
         points = [statistics(results, "map") for results in table.values()]
@@ -412,7 +420,17 @@ def main():
     parser.add_argument("--images-per-class", type=int, default=8)
     parser.add_argument("--flip", action="store_true", help="mirror every other image")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--images", type=Path, help="keep the decoded images here (npz)")
+    parser.add_argument(
+        "--losses", nargs="+", choices=OPTIONS, default=list(OPTIONS),
+        help="what to compare, AP always",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tables", nargs="*", choices=TABLES, default=TABLES,
+        help="what to vary of the AP loss",
+    )  # fmt: skip
     arguments = parser.parse_args()
+    losses = [loss for loss in OPTIONS if loss in ("AP", *arguments.losses)]
     # One thread of TensorFlow each: small convolutions hardly gain from a second. And
     # glibc keeps what is freed: to ask Linux for it at each step takes a third longer.
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -420,19 +438,23 @@ def main():
     os.environ |= dict.fromkeys(
         ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(2**33)
     )
+    # On a GPU no worker of JAX may take most of the memory for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     spawn = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
 
         def make_pool():
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            images = Path(folder) / "images.npz"
-            np.savez(images, **read_images(arguments))
+            images = arguments.images or Path(folder) / "images.npz"
+            if not images.exists():
+                np.savez(images, **read_images(arguments))
             start = images, arguments
             return stack.enter_context(
                 ProcessPoolExecutor(arguments.workers, spawn, start_worker, start)
             )
 
-        tables = compare(Study(arguments.json, make_pool))
+        study = Study(arguments.json, make_pool)
+        tables = compare(study, losses, arguments.tables)
     cpu = re.search("model name\\s*: (.*)", Path("/proc/cpuinfo").read_text())
     batch = f"{arguments.classes_per_batch} x {arguments.images_per_class}"
     print(
