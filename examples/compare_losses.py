@@ -20,7 +20,7 @@ and gallery. On the test split each image queries all others.
     python examples/compare_losses.py data/omniglot/manifest.csv --json omniglot.json \
         --image-size 28 --steps 300 --plot omniglot.png
     python examples/compare_losses.py grocery/manifest.csv --json grocery.json \
-        --image-size 48 --steps 300 --flip --plot grocery.png
+        --image-size 48 --steps 600 --flip --plot grocery.png
 
 On a GPU, with JAX, a training for each core, and what one compiles kept for the others:
 
