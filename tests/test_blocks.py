@@ -106,7 +106,8 @@ def test_block_size_changes_nothing(mode, exclude_self):
 
     value, (gradient,) = loss(None)
     assert np.abs(gradient).max() > 0.01
-    for block_size in (1, 2, 7, 20, 21, 60, 61, 1000):
+    few = (7, 61, 1000)  # with a rest, one block, more than there is: each is traced
+    for block_size in (1, 2, *few, 20, 21, 60) if mode == "eager" else few:
         same_value, (same_gradient,) = loss(block_size)
         assert same_value == pytest.approx(value, rel=TOLERANCE)
         np.testing.assert_allclose(same_gradient, gradient, atol=TOLERANCE)
@@ -227,7 +228,7 @@ def test_no_query_has_no_counts_and_no_gradient(mode):
     np.testing.assert_array_equal(gradients[1], 0 * x)
 
 
-@settings(deadline=None, max_examples=MANY)
+@settings(deadline=None, max_examples=min(MANY, 10))  # each a second
 @given(seed=st.integers(0, 999), block_size=st.integers(1, 12))
 def test_an_order_of_the_batch_is_an_order_of_values_and_gradients(seed, block_size):
     rng = np.random.default_rng(seed)

@@ -47,6 +47,8 @@ CASES = {
     ),
 }
 RUNS = [(case, number) for case, row in CASES.items() for number in row[-1]]
+# With weights, distractors and a rest: what stands for all where minutes are too long.
+QUICK = [("tie-aware", 2)]
 # Of one batch in parts of several sizes, one of which is empty.
 PARTS = [slice(0, 5), slice(5, 5), slice(5, 20), slice(20, 32)]
 UNIT = X[:32] / np.linalg.norm(X[:32], axis=1, keepdims=True)
@@ -131,7 +133,7 @@ def on_replicas(strategy, function, *batch, in_graph=True):
     ]
 
 
-def take_steps(path):
+def take_steps(path, runs):
     """Write what the tests look at; to be called once, in a fresh process."""
     import tensorflow as tf
 
@@ -148,10 +150,24 @@ def take_steps(path):
         )
         for number, ways in ((1, None), (2, "one device"), (DEVICES, None))
     }
-    found = {f"{case} {n}": fit(strategies[n], case) for case, n in RUNS}
-    for case in CASES:
+    found = {f"{case} {n}": fit(strategies[n], case) for case, n in runs}
+    for case, _ in runs:
         found[f"{case} plain"] = fit(tf.distribute.get_strategy(), case)
-    four = strategies[DEVICES]
+    if runs == RUNS:
+        found |= take_other_steps(strategies[DEVICES])
+    flat = {
+        f"{run}/{name}": value
+        for run, results in found.items()
+        for name, value in results.items()
+    }
+    np.savez(path, **flat)
+
+
+def take_other_steps(four):
+    """Of one batch, of metrics, and of what is wrong."""
+    import tensorflow as tf
+
+    found = {}
     *values, gradient = on_replicas(
         four, functools.partial(losses_and_gradient, LOSSES.values()), *BATCH
     )
@@ -171,12 +187,7 @@ def take_steps(path):
             four, lambda x, y: [loss(y, x)], x, labels, in_graph=in_graph
         )
         found[name] = {"values": values}
-    flat = {
-        f"{run}/{name}": value
-        for run, results in found.items()
-        for name, value in results.items()
-    }
-    np.savez(path, **flat)
+    return found
 
 
 def in_fresh_process(code):
@@ -197,8 +208,12 @@ def in_fresh_process(code):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
+    return results_of(RUNS, tmp_path_factory)
+
+
+def results_of(runs, tmp_path_factory):
     path = tmp_path_factory.mktemp("replicas") / "found.npz"
-    in_fresh_process(f"test_replicas.take_steps({str(path)!r})")
+    in_fresh_process(f"test_replicas.take_steps({str(path)!r}, {runs})")
     flat = dict(np.load(path))
     return {
         run: {key.split("/")[1]: flat[key] for key in flat if key.startswith(f"{run}/")}
@@ -206,11 +221,20 @@ def found(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize(("case", "devices"), RUNS)
-def test_devices_change_neither_loss_nor_weights(found, case, devices):
+def check_run(found, case, devices):
     expected = found[f"{case} plain"]
     for name, value in found[f"{case} {devices}"].items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_two_devices_change_neither_loss_nor_weights(tmp_path_factory):
+    check_run(results_of(QUICK, tmp_path_factory), *QUICK[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "devices"), RUNS)
+def test_devices_change_neither_loss_nor_weights(found, case, devices):
+    check_run(found, case, devices)
 
 
 def test_a_part_alone_would_have_another_loss():
@@ -219,6 +243,7 @@ def test_a_part_alone_would_have_another_loss():
     assert abs(whole - np.mean(alone)) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["AP", "weighted"])
 def test_devices_do_not_change_metrics(found, case):
     expected = found[f"{case} metrics plain"]
@@ -227,6 +252,7 @@ def test_devices_do_not_change_metrics(found, case):
         assert found[f"{case} metrics"][name] == pytest.approx(expected[name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_go_through_the_gather(found):
     batch = [keras.ops.convert_to_tensor(array) for array in BATCH]
     *values, gradient = losses_and_gradient(LOSSES.values(), *batch)
@@ -238,11 +264,13 @@ def test_losses_and_gradients_go_through_the_gather(found):
         np.testing.assert_allclose(found["batch"][reduction], value, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_run_eagerly_it_is_the_same(found):
     expected = float(APLoss()(LABELS[:32], UNIT)) / DEVICES
     np.testing.assert_allclose(found["unit"]["values"], DEVICES * [expected], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["long", "halves"])
 def test_what_is_wrong_on_one_device_is_so_on_all(found, what):
     np.testing.assert_array_equal(found[what]["values"], DEVICES * [np.nan])
