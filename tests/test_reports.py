@@ -50,7 +50,7 @@ def test_a_metric_without_a_value_is_null(tmp_path, evaluated):
     images, embeddings = evaluated
     rows = {"model": {"map": float("nan"), "recall_at_1": 0.5}}
     write_evaluation(
-        tmp_path, images, snapshot_of(embeddings, images.labels), metrics=rows
+        tmp_path, images, snapshot_of(embeddings, images.labels), results=rows
     )
     text = (tmp_path / "evaluation.json").read_text()
     assert "NaN" not in text
