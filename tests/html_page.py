@@ -2,7 +2,7 @@
 
 import html.parser
 
-VOID = {"meta", "img", "br", "hr", "input", "link"}
+VOID = {"meta", "img", "br", "hr", "input", "link", "wbr"}
 
 
 class Node:
@@ -47,6 +47,8 @@ class _Reader(html.parser.HTMLParser):
             self.place = node
 
     def handle_endtag(self, tag):
+        if tag == "wbr":  # Python 3.10 closes it, which browsers pass over
+            return
         assert tag == self.place.tag, f"</{tag}> closes <{self.place.tag}>"
         self.place = self.place.parent
 
@@ -67,7 +69,7 @@ def parse(text):
     return reader.root
 
 
-def rows_of(table):
+def table_rows(table):
     """The cells of a table as texts."""
     return [
         [cell.text for cell in row.children if cell.tag in ("td", "th")]

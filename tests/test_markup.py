@@ -5,12 +5,13 @@ import io
 
 import numpy as np
 import pytest
-from html_page import parse, rows_of
+from html_page import parse, table_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from keras_aploss.pictures.markup import (
+    breakable,
     details,
     element,
     image_source,
@@ -51,7 +52,28 @@ def test_any_text_gives_a_page_that_can_be_written_and_read(text):
     read = parse(written.encode("utf-8").decode("utf-8")).first("p")
     assert read.text == read.attributes["title"] == visible(text)
     assert len(visible(text)) == len(text)
-    assert visible(text).isprintable() or not text.isprintable()
+    assert all(ord(c) >= 0x20 and not 0x7F <= ord(c) < 0xA0 for c in visible(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Old_Church/41", ["Old_", "Church/", "41"]),
+        ("a--b//", ["a--", "b//"]),
+        ("plain", ["plain"]),
+        ("/", ["/"]),
+        ("", []),
+        (7, ["7"]),
+        ("<b>.x\n", ["<b>.", "x␊"]),
+    ],
+)
+def test_names_break_behind_their_separators_only(text, parts):
+    node = parse(to_html(breakable(text, class_="name"))).first("bdi")
+    assert node.attributes == {"class": "name"}
+    texts = [child for child in node.children if isinstance(child, str)]
+    assert texts == parts
+    others = [child.tag for child in node.children if not isinstance(child, str)]
+    assert others == ["wbr"] * max(0, len(parts) - 1)
 
 
 def test_control_characters_are_shown_as_signs():
@@ -78,7 +100,7 @@ def test_a_number_without_a_value_is_a_dash():
 def test_tables_name_their_rows_and_columns():
     rows = [("<i>", number(0.25)), ("two", 3)]
     page = parse(to_html(table(["name", "value"], rows, "Values", "wide")))
-    assert rows_of(page.first("table")) == [
+    assert table_rows(page.first("table")) == [
         ["name", "value"], ["<i>", "0.250"], ["two", "3"],
     ]  # fmt: skip
     assert [node.attributes["scope"] for node in page.all("th")] == [

@@ -18,6 +18,8 @@ from PIL import Image
 # What no page may hold or show: control characters, halves of characters (a file name
 # that is no UTF-8 holds such), and the two that are no characters.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# A name falls into parts that end in these signs.
+_PARTS = re.compile(r"[^/\\_.-]*[/\\_.-]+|[^/\\_.-]+")
 
 
 def visible(text: object) -> str:
@@ -66,6 +68,20 @@ def to_html(node: ElementTree.Element) -> str:
     return ElementTree.tostring(node, encoding="unicode", method="html")
 
 
+def breakable(text: object, **attributes: object) -> ElementTree.Element:
+    """A name that others have chosen: it keeps its direction of writing to itself.
+
+    Where there is no room it breaks behind a slash, dash, dot or underscore.
+
+    >>> to_html(breakable("a/b"))
+    '<bdi>a/<wbr>b</bdi>'
+    """
+    children = []
+    for part in _PARTS.findall(visible(text)):
+        children += [part, element("wbr")]
+    return element("bdi", *children[:-1], **attributes)
+
+
 def image_source(image: np.ndarray, side: int = 192) -> str:
     """An image, made smaller if it is larger than `side`, as the address of its bytes.
 
@@ -103,7 +119,7 @@ def table(
     body = []
     for row_name, *values in rows:
         data = (element("td", value, class_="number") for value in values)
-        row_name = element("th", element("bdi", row_name), scope="row")
+        row_name = element("th", breakable(row_name), scope="row")
         body.append(element("tr", row_name, *data))
     parts = element("thead", head), element("tbody", *body)
     # Those who use the keyboard scroll what has the focus.

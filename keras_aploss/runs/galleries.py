@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from keras_aploss.callbacks.panels import class_name
 from keras_aploss.datasets import ImageSet
 from keras_aploss.pictures import Ranking
-from keras_aploss.pictures.markup import element, image_source, number
+from keras_aploss.pictures.markup import breakable, element, image_source, number
 
 
 class Gallery(NamedTuple):
@@ -63,9 +63,9 @@ def _path_of(image_set: ImageSet, index: int) -> str | None:
 
 def _query(ranking: Ranking, path: str | None) -> ElementTree.Element:
     source, text = image_source(ranking.query), f"Query: {ranking.name}"
-    caption = element("figcaption", element("bdi", ranking.name, class_="class"))
+    caption = element("figcaption", breakable(ranking.name, class_="class"))
     if path is not None:
-        caption.append(element("bdi", os.path.basename(path), class_="file soft"))
+        caption.append(breakable(os.path.basename(path), class_="file soft"))
     image = element("img", src=source, alt=text, title=path)
     return element("figure", image, caption, class_="query")
 
@@ -97,6 +97,6 @@ def _result(ranking: Ranking, rank: int, image_set: ImageSet) -> ElementTree.Ele
     sign = element("span", "✓" if relevant else "✗", class_="mark", aria_hidden="true")
     caption = element("figcaption", sign, " ", number(ranking.similarities[rank], 2))
     if not relevant:
-        caption.append(element("bdi", name, class_="name", title=name))
+        caption.append(breakable(name, class_="name", title=name))
     figure = element("figure", image, caption)
     return element("li", figure, class_="right" if relevant else "wrong")

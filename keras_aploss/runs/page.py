@@ -17,7 +17,14 @@ import numpy as np
 
 from keras_aploss.datasets import ImageSet
 from keras_aploss.evaluation import RetrievalResult
-from keras_aploss.pictures.markup import details, element, number, table, to_html
+from keras_aploss.pictures.markup import (
+    breakable,
+    details,
+    element,
+    number,
+    table,
+    to_html,
+)
 from keras_aploss.pictures.vector import bar, histogram_chart, line_chart, line_sample
 from keras_aploss.runs.galleries import Gallery, show_gallery
 from keras_aploss.runs.style import STYLE
@@ -169,7 +176,7 @@ def _curve(results):
         mean = element("span", "mAP ", number(results[name].metrics["map"]))
         mean.set("class", "soft")
         sample = line_sample(index)
-        legend.append(element("li", sample, element("bdi", name), mean))
+        legend.append(element("li", sample, breakable(name), mean))
     step = (len(levels) - 1) // 10
     rows = [
         (
@@ -247,7 +254,7 @@ def _value(value: object) -> Element:
     if isinstance(value, datetime.datetime):
         text = value.strftime("%Y-%m-%d %H:%M:%S %Z").strip()
         return element("time", text, datetime=value.isoformat())
-    return element("bdi", value if value != "" else "–")
+    return breakable(value if value != "" else "–")
 
 
 def _settings(facts, training):
@@ -260,7 +267,7 @@ def _left_out(skipped):
     shown = skipped[:MOST_ROWS]
     count = f"{len(skipped):,} files or classes were left out."
     cells = (
-        element("tr", *(element("td", element("bdi", text)) for text in row))
+        element("tr", *(element("td", breakable(text)) for text in row))
         for row in shown
     )
     head = (element("th", text, scope="col") for text in ("path", "reason"))

@@ -53,7 +53,8 @@ tbody tr + tr > * { border-top: 1px solid var(--line); }
 .metrics th, .metrics td { padding-right: 28px; vertical-align: baseline; }
 .metrics thead th { white-space: normal; vertical-align: bottom; }
 .bars { width: 100%; table-layout: fixed; }
-.bars .number { width: 4.2em; }
+.bars .number { width: 4.4em; }
+.bars .wide { width: 34%; }
 .bars th, .bars td { padding-top: 3px; padding-bottom: 3px; }
 .bars tbody th { font-weight: 400; }
 .facts th { white-space: nowrap; font-weight: 400; color: var(--soft); }
@@ -64,7 +65,7 @@ dt { font-weight: 600; }
 dd { margin: 0 0 8px; max-width: 68ch; }
 
 svg { display: block; }
-.chart { width: 100%; max-width: 520px; height: auto; }
+.chart { width: 100%; max-width: 520px; height: auto; margin-bottom: 16px; }
 .chart text { fill: var(--soft); font-size: 13px; }
 .middle { text-anchor: middle; }
 .end { text-anchor: end; }
@@ -97,9 +98,10 @@ img { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: co
 .wrong img { border: 3px dashed var(--wrong); }
 .mark { font-weight: 700; color: var(--right); }
 .wrong .mark { color: var(--wrong); }
-.key { display: flex; flex-wrap: wrap; gap: 2px 22px; }
-.name, .file { display: block; }
-.name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.key { display: flex; flex-wrap: wrap; gap: 2px 22px; max-width: none; }
+.file { display: block; }
+.name { overflow: hidden; display: -webkit-box; -webkit-box-orient: vertical;
+  -webkit-line-clamp: 3; line-clamp: 3; }
 @media (max-width: 760px) {
   main { padding: 16px 14px 48px; }
   .ranking { display: block; }
@@ -107,6 +109,8 @@ img { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: co
   .query img { width: 96px; flex: none; }
   .results { grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 8px; }
   .metrics th, .metrics td { padding-right: 18px; }
+  .bars { font-size: 0.875rem; }
+  .bars .wide { width: 20%; }
+  .bars th, .bars td { padding-right: 8px; }
 }
-@media print { details > * { display: block; } section { break-inside: avoid-page; } }
 """
