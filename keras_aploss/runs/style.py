@@ -53,7 +53,7 @@ tbody tr + tr > * { border-top: 1px solid var(--line); }
 .metrics th, .metrics td { padding-right: 28px; vertical-align: baseline; }
 .metrics thead th { white-space: normal; vertical-align: bottom; }
 .bars { width: 100%; table-layout: fixed; }
-.bars .number { width: 4.4em; }
+.bars .number { width: 5em; }
 .bars .wide { width: 34%; }
 .bars th, .bars td { padding-top: 3px; padding-bottom: 3px; }
 .bars tbody th { font-weight: 400; }
