@@ -89,9 +89,13 @@ def evaluate(context, model, data, split, image_size, report, **options):
     metrics = {name: result.metrics for name, result in results.items()}
     count = snapshot.result.num_queries
     print_metrics(metrics, f"Exact metrics of {count:,} queries")
-    if images.skipped:
-        click.echo(f"\nLeft out: {len(images.skipped)} files or classes, such as")
-        for path, reason in images.skipped[:3]:
+    _print_files(images.skipped, written)
+
+
+def _print_files(skipped, written):
+    if skipped:
+        click.echo(f"\nLeft out: {len(skipped)} files or classes, such as")
+        for path, reason in skipped[:3]:
             click.echo(f"  {path}: {reason}")
     if written:
         click.echo("\nWritten:")
