@@ -63,6 +63,7 @@ from keras_aploss.evaluation import (
     evaluate_protocols,
     evaluate_query_database,
     evaluate_similarity,
+    map_per_class,
     relevant_by_label,
     top_k,
 )
@@ -171,6 +172,7 @@ __all__ = [
     "load_ap_gem",
     "load_embeddings",
     "load_image",
+    "map_per_class",
     "pixel_embeddings",
     "postprocess_benchmark",
     "postprocess_embeddings",

@@ -27,8 +27,9 @@ STATIONS = {
     "benchmarks": "data datasets embeddings evaluation layers",
 }
 EVERYTHING = " ".join(STATIONS)
-STATIONS |= {"": f"{EVERYTHING} runs", "runs": EVERYTHING, "__main__": "cli"}
+STATIONS |= {"": f"{EVERYTHING} runs", "runs": f"{EVERYTHING} __version__"}
 STATIONS |= {"cli": f"{EVERYTHING} runs __version__", "__version__": ""}
+STATIONS |= {"__main__": "cli"}
 WITH_TENSORFLOW = (
     "losses.replicas", "data", "export", "callbacks", "training", "runs", "cli",
 )  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from command_line import fail, invoke, start, succeed, wait_until
+from html_page import parse, table_rows
 from PIL import Image
 from run_folder import assert_same_weights, history
 
@@ -138,7 +139,24 @@ def test_evaluate_repeats_the_figures_of_the_run(finished_run, tmp_path):
     assert "Exact metrics of 16 queries" in output
     for path in report.iterdir():
         assert f"  {path}\n" in output
-    assert len(list(report.iterdir())) == 4
+    names = {path.name for path in report.iterdir()}
+    pictures = {"rankings.png", "worst_queries.png", "best_queries.png"}
+    assert names == {"index.html", "evaluation.json"} | pictures
+    settings = parse((report / "index.html").read_text()).first(
+        "section", id="settings"
+    )
+    facts, training = (dict(table_rows(table)) for table in settings.all("table"))
+    command = f"keras-aploss evaluate {finished_run.folder} --report {report}"
+    assert facts["Command"] == command
+    assert facts["Model"] == str(finished_run.folder)
+    assert facts["Data"] == "landmarks"
+    assert facts["Image size"] == training["image_size"] == "16"
+    assert training["units"] == "8"
+    # The page of the run itself, of the same images.
+    text = (finished_run.folder / "evaluation" / "index.html").read_text()
+    rows = table_rows(parse(text).first("section", id="metrics").first("table"))
+    assert rows[0][1:] == ["raw pixels", "before training", "after training"]
+    assert rows[1][3] == f"{wanted['after training']['map']:.3f}"
 
 
 def make_photos(root):

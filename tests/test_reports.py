@@ -1,5 +1,6 @@
 """Figures and pictures of an evaluation, against their definition."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -31,9 +32,10 @@ def test_figures_are_those_of_the_snapshot(tmp_path, evaluated):
     snapshot = snapshot_of(embeddings, images.labels)
     written = write_evaluation(tmp_path / "new" / "folder", images, snapshot)
     assert [path.name for path in written] == [
-        "evaluation.json", "rankings.png", "worst_queries.png", "best_queries.png",
+        "index.html", "evaluation.json",
+        "rankings.png", "worst_queries.png", "best_queries.png",
     ]  # fmt: skip
-    figures = json.loads(written[0].read_text())
+    figures = json.loads(written[1].read_text())
     assert figures["num_images"] == 10
     assert figures["num_queries"] == 9
     assert figures["average_precision"][9] is None
@@ -41,20 +43,46 @@ def test_figures_are_those_of_the_snapshot(tmp_path, evaluated):
         figures["average_precision"][:9], snapshot.result.average_precision[:9]
     )
     assert figures["metrics"] == {"model": snapshot.result.metrics}
-    for path in written[1:]:
+    curve = figures["precision_at_recall"]["model"]
+    np.testing.assert_array_equal(curve, snapshot.result.precision_at_recall)
+    means = {
+        name: snapshot.result.average_precision[3 * k : 3 * k + 3].mean()
+        for k, name in enumerate("abc")
+    }
+    found = {row["name"]: row["map"] for row in figures["classes"]}
+    assert found == pytest.approx(means)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert [row["num_queries"] for row in figures["classes"]] == [3, 3, 3]
+    for path in written[2:]:
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
 
 
 def test_a_metric_without_a_value_is_null(tmp_path, evaluated):
     images, embeddings = evaluated
-    rows = {"model": {"map": float("nan"), "recall_at_1": 0.5}}
-    write_evaluation(
-        tmp_path, images, snapshot_of(embeddings, images.labels), metrics=rows
-    )
+    snapshot = snapshot_of(embeddings, images.labels)
+    metrics = {"map": float("nan"), "recall_at_1": 0.5}
+    results = {"model": dataclasses.replace(snapshot.result, metrics=metrics)}
+    write_evaluation(tmp_path, images, snapshot, results=results)
     text = (tmp_path / "evaluation.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["metrics"]["model"] == {"map": None, "recall_at_1": 0.5}
+
+
+def test_equal_queries_are_shown_of_many_classes(tmp_path, monkeypatch):
+    """Of three classes of three images, all ranked without a mistake, one each."""
+    labels = np.repeat([0, 1, 2], 3)
+    images = ImageSet(np.zeros((9, 8, 8, 3), "uint8"), labels, ["a", "b", "c"])
+    names = {}
+
+    def draw(rankings, *, before=None, title):
+        names[title.split(",")[0]] = [ranking.name for ranking in rankings]
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(reports, "draw_rankings", draw)
+    snapshot = snapshot_of(np.eye(3)[labels], labels)
+    write_evaluation(tmp_path, images, snapshot, num_rows=4)
+    assert names["The best queries"] == names["The worst queries"] == [*"abca"]
 
 
 @pytest.mark.parametrize("queries", [None, [0, 3, 4, 6]])
@@ -79,7 +107,7 @@ def test_pictures_show_the_worst_and_the_best_queries(
     }
     np.testing.assert_allclose(shown["The worst queries"], ordered[:3])
     np.testing.assert_allclose(shown["The best queries"], ordered[::-1][:3])
-    names = [ranking.name for ranking in drawn["Queries of unseen classes"]]
+    names = [ranking.name for ranking in drawn["Queries of many classes"]]
     assert names == ["a", "b", "c"]
     if queries is not None:
         # No query among the results: the other images are the database.

@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -109,6 +110,34 @@ def test_commands_take_a_saved_model(exported, tmp_path):
     succeed(*command, "--image-size", 32)
     assert np.load(output).shape == (4, 8)
     assert "Expected `--image-size`" in fail(*command)
+
+
+def test_a_saved_model_is_exported_for_another_size(exported, tmp_path):
+    """What comes out needs the first version no more, and knows its own size."""
+    model, version = exported
+    copy = tmp_path / "tiny" / "1"
+    shutil.copytree(version, copy)
+    output = succeed("export", copy, "--image-size", 48, "--output", copy.parent)
+    assert output == f"Exported to {tmp_path / 'tiny' / '2'}\n"
+    shutil.rmtree(copy)
+    served = tf.saved_model.load(str(tmp_path / "tiny" / "2")).signatures
+    images = np.random.default_rng(2).integers(0, 256, (3, 48, 48, 3), np.uint8)
+    expected = model.predict(images.astype("float32"), verbose=0)
+    found = served["images"](images=tf.constant(images, tf.float32))["embedding"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    # Files are resized to the new size: these have it already.
+    files = tf.stack([tf.io.encode_png(image) for image in images])
+    found = served["serving_default"](image_bytes=files)["embedding"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert served["images"](images=tf.zeros([0, 48, 48, 3]))["embedding"].shape == (
+        0,
+        8,
+    )
+
+
+def test_the_folder_of_all_versions_is_no_model(exported):
+    message = fail("export", exported[1].parent, "--image-size", 32)
+    assert "a version of a SavedModel (a folder with `saved_model.pb`)" in message
 
 
 def test_what_is_no_saved_model_is_refused(tmp_path):

@@ -167,6 +167,7 @@ def rank_queries(
             similarities=similarities[row, kept].tolist(),
             average_precision=float(precision),
             name=class_name(label, class_names),
+            indices=results.tolist(),
         )
         rankings.append(ranking)
     return rankings

@@ -4,12 +4,11 @@ import pathlib
 import sys
 
 import click
-import numpy as np
 
 from keras_aploss.callbacks import RetrievalEvaluation, evaluate_embeddings
 from keras_aploss.cli.benchmark import benchmark_options, run_benchmark
-from keras_aploss.cli.models import load_encoder
-from keras_aploss.cli.output import clear_errors, print_metrics
+from keras_aploss.cli.models import load_encoder, training_of
+from keras_aploss.cli.output import as_command, clear_errors, print_metrics
 from keras_aploss.runs import pixel_embeddings, write_evaluation
 from keras_aploss.runs.images import read_evaluation_set
 
@@ -22,7 +21,8 @@ from keras_aploss.runs.images import read_evaluation_set
 @click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
-    help="Write figures and pictures of the best and worst queries into this folder.",
+    help="Write a page (`index.html`) with curves, classes and the best and worst "
+    "queries into this folder, with its figures and pictures as files.",
 )
 @benchmark_options
 @click.pass_context
@@ -72,17 +72,30 @@ def evaluate(context, model, data, split, image_size, report, **options):
         pixels = evaluate_embeddings(
             pixel_embeddings(images.images), images.labels, queries
         )
-        metrics = {"raw pixels": pixels.metrics, "model": snapshot.result.metrics}
+        results = {"raw pixels": pixels, "model": snapshot.result}
         written = []
         if report:
+            facts = {
+                "Model": str(model),
+                "Data": data or settings.data,
+                "Split": split or "the test set",
+                "Image size": settings.image_size,
+                "Command": as_command(context),
+            }
             written = write_evaluation(
-                report, images, snapshot, metrics=metrics, queries=queries
-            )
-    count = int(np.isfinite(snapshot.result.average_precision).sum())
+                report, images, snapshot, results=results, queries=queries,
+                facts=facts, training=training_of(model),
+            )  # fmt: skip
+    metrics = {name: result.metrics for name, result in results.items()}
+    count = snapshot.result.num_queries
     print_metrics(metrics, f"Exact metrics of {count:,} queries")
-    if images.skipped:
-        click.echo(f"\nLeft out: {len(images.skipped)} files or classes, such as")
-        for path, reason in images.skipped[:3]:
+    _print_files(images.skipped, written)
+
+
+def _print_files(skipped, written):
+    if skipped:
+        click.echo(f"\nLeft out: {len(skipped)} files or classes, such as")
+        for path, reason in skipped[:3]:
             click.echo(f"  {path}: {reason}")
     if written:
         click.echo("\nWritten:")

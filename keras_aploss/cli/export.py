@@ -18,7 +18,8 @@ from keras_aploss.export import export_saved_model
 def export(model, output, image_size):
     """Export MODEL, a run folder or a `.keras` or `.pt` file, for TensorFlow Serving.
 
-    The next version is written below OUTPUT. It takes the bytes of image files.
+    The next version is written below OUTPUT. It takes the bytes of image files. MODEL
+    may also be a version of a SavedModel, to be written again for another image size.
 
     \b
     Example:

@@ -67,3 +67,14 @@ def _find_model(path, image_size, needs_size):
     if image_size is not None:
         settings = dataclasses.replace(settings, image_size=image_size)
     return path, settings
+
+
+def training_of(path: pathlib.Path) -> RunSettings | None:
+    """The settings of the run that a model comes from, if they are beside it."""
+    found, _ = _find_model(path, None, needs_size=False)
+    beside = found.parent / "settings.json"
+    return (
+        RunSettings.load(beside)
+        if found.suffix == ".keras" and beside.exists()
+        else None
+    )

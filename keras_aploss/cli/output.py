@@ -1,6 +1,7 @@
 """What all commands print alike: errors without traceback, tables of metrics."""
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Mapping
 
@@ -34,6 +35,23 @@ def clear_errors():
         if isinstance(error, tf.errors.OpError):
             message = message.splitlines()[0]
         raise click.ClickException(message) from error
+
+
+def as_command(context: click.Context) -> str:
+    """The command that a person gave, as one would type it again.
+
+    Not `sys.argv`, which is another program's if Python called this one.
+    """
+    words = context.command_path.split()
+    words[0] = "keras-aploss"  # also where `python -m keras_aploss` was given
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name)
+        if source is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        value = str(context.params[parameter.name])
+        is_option = isinstance(parameter, click.Option)
+        words += [parameter.opts[0], value] if is_option else [value]
+    return shlex.join(words)
 
 
 def print_metrics(

@@ -132,7 +132,7 @@ def _print_interrupted(report: RunReport, settings: RunSettings, export_to: str)
 def _print_next_steps(report: RunReport, seconds: float) -> None:
     folder = report.folder
     files = {
-        folder / "evaluation" / "rankings.png": "unseen queries, before and after",
+        folder / "evaluation" / "index.html": "figures and queries, before and after",
         folder / "curves.png": "loss and metrics of each epoch",
         folder / "model.keras": "the trained model",
     }

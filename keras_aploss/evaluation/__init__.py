@@ -1,11 +1,12 @@
 """Exact retrieval metrics: what is reported, never what is trained.
 
-`metrics` defines AP, recall@k, precision@k and MAP@R and their rule for ties;
-`protocols` says who queries what (leave one out, or queries against a database with
-junk), in the blocks of bounded memory that `similarity` makes; `distractors` counts
-what no memory holds; `embedding` computes what is ranked.
+`metrics` defines AP, recall@k, precision@k and MAP@R and their rule for ties, `curves`
+what is behind a mean AP; `protocols` says who queries what (leave one out, or queries
+against a database with junk), in the blocks of bounded memory that `similarity` makes;
+`distractors` counts what no memory holds; `embedding` computes what is ranked.
 """
 
+from keras_aploss.evaluation.curves import map_per_class
 from keras_aploss.evaluation.embedding import embed
 from keras_aploss.evaluation.metrics import (
     RetrievalResult,

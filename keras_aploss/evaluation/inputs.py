@@ -122,3 +122,39 @@ def check_disjoint(relevant, junk) -> None:
                 "Expected `relevant` and `junk` to be disjoint. Received: an index in "
                 f"both for query={query}. Keep it in one of them."
             )
+
+
+def check_matrix(similarity, relevance, junk) -> tuple[np.ndarray, ...]:
+    """The three `(Q, N)` arrays of similarities, of positives and of junk."""
+    similarity = np.asarray(similarity)
+    if similarity.ndim != 2 or similarity.dtype.kind not in "iuf":
+        raise ValueError(
+            "Expected `similarity` to be a (Q, N) array of real numbers. Received: "
+            f"similarity.shape={similarity.shape}, dtype={similarity.dtype}."
+        )
+    if not np.isfinite(similarity).all():
+        raise ValueError(
+            "Expected finite similarities. Received: "
+            f"{np.count_nonzero(~np.isfinite(similarity))} NaN or infinite values in "
+            "`similarity`. Mark images to leave out as `junk` instead."
+        )
+    relevance = _check_mask(relevance, similarity.shape, "relevance")
+    if junk is None:
+        junk = np.zeros_like(relevance)
+    junk = _check_mask(junk, similarity.shape, "junk")
+    if (relevance & junk).any():
+        raise ValueError(
+            "Expected `relevance` and `junk` to be disjoint. Received: "
+            f"{np.count_nonzero(relevance & junk)} entries true in both."
+        )
+    return similarity, relevance, junk
+
+
+def _check_mask(mask, shape: tuple[int, ...], name: str) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape != shape:
+        raise ValueError(
+            f"Expected `{name}` to be booleans of the shape of the similarities, "
+            f"{shape}. Received: {name}.shape={mask.shape}, dtype={mask.dtype}."
+        )
+    return mask

@@ -38,6 +38,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from keras_aploss.evaluation.curves import interpolated_precision
+from keras_aploss.evaluation.inputs import check_matrix
+
 # Counting directly takes one pass over the row per positive; binning first costs about
 # as much as this many passes (measured, rows of 20,000 and 100,000).
 _MAX_PASSES = 32
@@ -51,6 +54,8 @@ class RetrievalResult:
         average_precision: `(Q,)` float64, NaN for a query without positives.
         metrics: means over the queries with positives: `map`, `map_at_r` and, for each
             k, `recall_at_k`, `precision_at_k`, `mp_at_k` and `map_at_k`.
+        precision_at_recall: `(101,)` float64, the curve of the mean interpolated
+            precision at recall 0, 0.01, ..., 1; see `interpolated_precision`.
 
     Example:
     The second query has no positive: no AP, and no part in the means.
@@ -62,10 +67,13 @@ class RetrievalResult:
     (array([0.5, nan]), 1)
     >>> result.metrics["map"], result.metrics["recall_at_1"]
     (0.5, 0.0)
+    >>> result.precision_at_recall[[0, 50, 100]]
+    array([0.5, 0.5, 0.5])
     """
 
     average_precision: np.ndarray
     metrics: dict[str, float]
+    precision_at_recall: np.ndarray
 
     @property
     def num_queries(self) -> int:
@@ -181,8 +189,9 @@ def evaluate_counts(
     names = ["map", "map_at_r"]
     for metric in ("recall", "precision", "mp", "map"):
         names += [f"{metric}_at_{k}" for k in ks.tolist()]
-    metrics = dict(zip(names, (sums / num_measured).tolist(), strict=True))
-    return RetrievalResult(values, metrics)
+    means = sums / num_measured
+    metrics = dict(zip(names, means[: len(names)].tolist(), strict=True))
+    return RetrievalResult(values, metrics, means[len(names) :])
 
 
 def check_answerable(num_answerable: int, num_queries: int) -> None:
@@ -211,7 +220,7 @@ def top_of_row(row: np.ndarray, k: int) -> np.ndarray:
 def _measure(
     counts: Iterable, ks: np.ndarray, interpolation: str
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield some queries and their `(queries, 2 + 4 K)` metrics, until they run out."""
+    """Yield some queries and their metrics, see `_metrics`, until they run out."""
     counts = iter(counts)
     # The counts are short arrays: together they cost NumPy a fraction of the calls.
     while some := list(itertools.islice(counts, 64)):
@@ -261,7 +270,7 @@ def _metrics(
     ks: np.ndarray,
     interpolation: str,
 ) -> np.ndarray:
-    """AP, MAP@R, then recall, precision, mP and mAP at each k: `(Q, 2 + 4 K)`.
+    """AP, MAP@R, recall, precision, mP, mAP at each k, curve: `(Q, 2 + 4 K + 101)`.
 
     `above` and `tied` are those of the first query, then of the second, and so on.
     """
@@ -273,8 +282,9 @@ def _metrics(
     def per_query(values: np.ndarray) -> np.ndarray:
         return np.add.reduceat(values, starts, axis=0)
 
+    step = tied / (tied + above)
     if interpolation == "step":
-        ap = per_query(tied / (tied + above)) / num_positives
+        ap = per_query(step) / num_positives
     else:
         before = np.where(ranks == 1, 1, (hits - 1) / np.maximum(ranks - 1, 1))
         ap = per_query(before + precision) / (2 * num_positives)
@@ -286,45 +296,16 @@ def _metrics(
     map_at = precision_sum / np.minimum(num_positives[:, None], ks)
     last = np.maximum.reduceat(ranks, starts)
     mp_at = found / np.minimum(last[:, None], ks)
-    return np.column_stack([ap, map_at_r, found > 0, found / ks, mp_at, map_at])
+    curve = interpolated_precision(step, num_positives)
+    return np.column_stack([ap, map_at_r, found > 0, found / ks, mp_at, map_at, curve])
 
 
 def _matrix_rows(similarity, relevance, junk):
     """Yield the rows with positives of a checked matrix, for `count_rows`."""
-    similarity = np.asarray(similarity)
-    if similarity.ndim != 2 or similarity.dtype.kind not in "iuf":
-        raise ValueError(
-            "Expected `similarity` to be a (Q, N) array of real numbers. Received: "
-            f"similarity.shape={similarity.shape}, dtype={similarity.dtype}."
-        )
-    if not np.isfinite(similarity).all():
-        raise ValueError(
-            "Expected finite similarities. Received: "
-            f"{np.count_nonzero(~np.isfinite(similarity))} NaN or infinite values in "
-            "`similarity`. Mark images to leave out as `junk` instead."
-        )
-    relevance = _check_mask(relevance, similarity.shape, "relevance")
-    if junk is None:
-        junk = np.zeros_like(relevance)
-    junk = _check_mask(junk, similarity.shape, "junk")
-    if (relevance & junk).any():
-        raise ValueError(
-            "Expected `relevance` and `junk` to be disjoint. Received: "
-            f"{np.count_nonzero(relevance & junk)} entries true in both."
-        )
+    similarity, relevance, junk = check_matrix(similarity, relevance, junk)
     for query in np.flatnonzero(relevance.any(axis=1)):
         row = similarity[query].astype(np.result_type(similarity.dtype, np.float16))
         yield query, row, np.flatnonzero(relevance[query]), np.flatnonzero(junk[query])
-
-
-def _check_mask(mask, shape: tuple[int, ...], name: str) -> np.ndarray:
-    mask = np.asarray(mask)
-    if mask.dtype != bool or mask.shape != shape:
-        raise ValueError(
-            f"Expected `{name}` to be booleans of the shape of the similarities, "
-            f"{shape}. Received: {name}.shape={mask.shape}, dtype={mask.dtype}."
-        )
-    return mask
 
 
 def _check_ks(ks: Sequence[int]) -> np.ndarray:

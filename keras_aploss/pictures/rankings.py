@@ -46,6 +46,7 @@ class Ranking(NamedTuple):
         average_precision: Exact AP of the query over its whole list; NaN, the
             default, where it has no positive.
         name: What the query shows, for instance the name of its class.
+        indices: The numbers of the K results in the data set, where they are known.
 
     Example:
     >>> import numpy as np
@@ -62,6 +63,7 @@ class Ranking(NamedTuple):
     similarities: Sequence[float]
     average_precision: float = math.nan
     name: str = ""
+    indices: Sequence[int] = ()
 
 
 def fit_image(image: np.ndarray, size: int) -> Image.Image:

@@ -1,19 +1,30 @@
-"""What a person sees of an evaluation: figures in a file, rankings in pictures.
+"""What a person sees of an evaluation: a page, figures, pictures.
 
 Dimension key: ``N`` images, ``D`` units.
 """
 
+import collections
+import dataclasses
+import datetime
+import importlib
 import json
 import os
 import pathlib
+import platform
 from collections.abc import Mapping, Sequence
 
+import keras
 import numpy as np
 
 from keras_aploss.callbacks import Snapshot, choose_queries, rank_queries
+from keras_aploss.callbacks.panels import class_name
 from keras_aploss.datasets import ImageSet
+from keras_aploss.evaluation import RetrievalResult, map_per_class
 from keras_aploss.pictures import draw_rankings
 from keras_aploss.pictures.charts import draw_curves
+from keras_aploss.runs.galleries import Gallery
+from keras_aploss.runs.page import ClassRow, write_page
+from keras_aploss.runs.settings import RunSettings
 
 
 def pixel_embeddings(images: Sequence[np.ndarray], side: int = 64) -> np.ndarray:
@@ -49,25 +60,30 @@ def write_evaluation(
     snapshot: Snapshot,
     *,
     before: Snapshot | None = None,
-    metrics: Mapping[str, Mapping[str, float]] | None = None,
+    results: Mapping[str, RetrievalResult] | None = None,
     queries: Sequence[int] | None = None,
+    facts: Mapping[str, object] | None = None,
+    training: RunSettings | None = None,
     num_rows: int = 6,
 ) -> list[pathlib.Path]:
-    """Write `evaluation.json` and pictures of rankings into a folder.
+    """Write a page, `evaluation.json` and pictures of rankings into a folder.
 
     Args:
         folder: made if it does not exist.
         image_set: the N images that were evaluated.
         snapshot: their embeddings and result, from `RetrievalEvaluation`.
         before: those of the untrained model, to be drawn above.
-        metrics: rows of metrics by name for the file; by default those of `snapshot`
-            as `"model"`.
+        results: results by name to compare, that of `snapshot` last; by default it
+            alone, as `"model"`.
         queries: the images that query, if the others are the database.
+        facts: what the page says of the evaluation: the model, the data, the command.
+        training: the settings of the training, if they are known.
         num_rows: queries in each picture.
 
     Returns:
-        The files written: the figures, `rankings.png` (queries of as many classes as
-        possible), `worst_queries.png` and `best_queries.png`.
+        The files written: `index.html`, which opens without a server and shows all of
+        it; `evaluation.json`, the figures; `rankings.png` (queries of as many classes
+        as possible), `worst_queries.png` and `best_queries.png`.
 
     Example:
     >>> import tempfile
@@ -80,48 +96,119 @@ def write_evaluation(
     >>> snapshot = Snapshot(0, embeddings, evaluate_embeddings(embeddings, labels))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     written = write_evaluation(folder, birds, snapshot)
-    >>> sorted(path.name for path in written)[:2]
-    ['best_queries.png', 'evaluation.json']
+    >>> sorted(path.name for path in written)[:3]
+    ['best_queries.png', 'evaluation.json', 'index.html']
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    results = {"model": snapshot.result} if results is None else results
     precision = snapshot.result.average_precision
-    rows = {"model": snapshot.result.metrics} if metrics is None else metrics
-    figures = {
-        "num_images": len(image_set.labels),
-        "num_queries": int(np.isfinite(precision).sum()),
-        "metrics": {name: dict(values) for name, values in rows.items()},
-        "average_precision": [None if np.isnan(ap) else float(ap) for ap in precision],
-    }
-    written = [folder / "evaluation.json"]
-    text = json.dumps(_without_nan(figures), indent=1)
-    written[0].write_text(text + "\n", encoding="utf-8")
+    classes = _class_rows(precision, image_set)
+    figures = folder / "evaluation.json"
+    figures.write_text(_as_json(results, precision, classes), encoding="utf-8")
 
+    shown = choose_queries(image_set.labels, num_rows, queries)
+    worst = _first_queries(precision, image_set.labels)
+    best = _first_queries(-precision, image_set.labels)
+    chosen = {
+        "rankings": ("Queries of many classes", shown),
+        "worst_queries": ("The worst queries", worst[:num_rows]),
+        "best_queries": ("The best queries", best[:num_rows]),
+    }
+    written, galleries = [folder / "index.html", figures], []
+    for name, (title, numbers) in chosen.items():
+        gallery = _gallery(title, numbers, image_set, snapshot, before, queries)
+        *earlier, rankings = gallery.rows.values()
+        picture = draw_rankings(
+            rankings,
+            before=earlier[0] if earlier else None,
+            title=f"{title}, mAP {snapshot.result.metrics['map']:.3f}",
+        )
+        picture.save(folder / f"{name}.png")
+        written.append(folder / f"{name}.png")
+        galleries.append(gallery)
+    write_page(
+        written[0], image_set, results, classes, galleries,
+        queries=queries,
+        facts={**(facts or {}), "Versions": _versions(), "Written": _now()},
+        training={} if training is None else dataclasses.asdict(training),
+    )  # fmt: skip
+    return written
+
+
+def _class_rows(precision, image_set):
+    """The classes that have a query, by descending mAP."""
+    labels, values, counts = map_per_class(precision, image_set.labels)
+    rows = [
+        ClassRow(class_name(label, image_set.class_names), value, count)
+        for label, value, count in zip(
+            labels.tolist(), values.tolist(), counts.tolist(), strict=True
+        )
+    ]
+    return sorted(rows, key=lambda row: -row.map)
+
+
+def _first_queries(values, labels):
+    """The queries in ascending order of their values; of equal ones, many classes."""
+    # Most queries of a good model have an AP of 1: no class may fill the page.
+    queries, seen, turns = np.flatnonzero(~np.isnan(values)), collections.Counter(), []
+    for query in queries.tolist():
+        alike = labels[query], values[query]
+        turns.append(seen[alike])
+        seen[alike] += 1
+    return queries[np.lexsort((turns, values[queries]))]
+
+
+def _gallery(title, chosen, image_set, snapshot, before, queries):
+    """The rankings of some queries, before the training and after it."""
     database = None
     if queries is not None:
-        database = np.setdiff1d(np.arange(len(precision)), queries)
+        database = np.setdiff1d(np.arange(len(image_set.labels)), queries)
+    snapshots = {"": snapshot}
+    if before is not None:
+        snapshots = {"before": before, "after": snapshot}
+    rows = {
+        name: rank_queries(
+            image_set.images, image_set.labels, shot.embeddings, chosen,
+            average_precision=shot.result.average_precision,
+            class_names=image_set.class_names, database=database, num_results=8,
+        )
+        for name, shot in snapshots.items()
+    }  # fmt: skip
+    return Gallery(title, chosen.tolist(), rows)
 
-    def draw(name, chosen, title):
-        def rankings(shot):
-            return rank_queries(
-                image_set.images, image_set.labels, shot.embeddings, chosen,
-                average_precision=shot.result.average_precision,
-                class_names=image_set.class_names, database=database, num_results=8,
-            )  # fmt: skip
 
-        earlier = None if before is None else rankings(before)
-        picture = draw_rankings(rankings(snapshot), before=earlier, title=title)
-        picture.save(folder / name)
-        written.append(folder / name)
+def _as_json(results, precision, classes):
+    figures = {
+        "num_images": len(precision),
+        "num_queries": int(np.isfinite(precision).sum()),
+        "metrics": {name: dict(result.metrics) for name, result in results.items()},
+        "average_precision": precision.tolist(),
+        "precision_at_recall": {
+            name: result.precision_at_recall.tolist()
+            for name, result in results.items()
+        },
+        "classes": [row._asdict() for row in classes],
+    }
+    return json.dumps(_without_nan(figures), indent=1) + "\n"
 
-    order = np.argsort(precision, kind="stable")  # NaN, no query, comes last
-    order = order[np.isfinite(precision[order])]
-    mean = f"mAP {snapshot.result.metrics['map']:.3f}"
-    shown = choose_queries(image_set.labels, num_rows, queries)
-    draw("rankings.png", shown, f"Queries of unseen classes, {mean}")
-    draw("worst_queries.png", order[:num_rows], f"The worst queries, {mean}")
-    draw("best_queries.png", order[::-1][:num_rows], f"The best queries, {mean}")
-    return written
+
+def _versions():
+    from keras_aploss import __version__  # not yet there when this module is read
+
+    backend = keras.backend.backend()
+    versions = {
+        "keras_aploss": __version__,
+        "Keras": keras.version(),
+        backend: importlib.import_module(backend).__version__,
+        "NumPy": np.__version__,
+        "Python": platform.python_version(),
+    }
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _now():
+    return datetime.datetime.now().astimezone()
 
 
 def write_curves(folder: str | os.PathLike, history: Sequence[Mapping]) -> pathlib.Path:
@@ -136,7 +223,9 @@ def write_curves(folder: str | os.PathLike, history: Sequence[Mapping]) -> pathl
 
 
 def _without_nan(value):
-    """JSON has no NaN: a metric that has no value is null."""
+    """JSON has no NaN: what has no value is null."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value

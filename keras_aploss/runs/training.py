@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+import shlex
 from typing import NamedTuple
 
 import keras
@@ -193,7 +194,7 @@ def _finish(settings, data, checkpoint, export_to):
             _adapt_whitening(model, data.squares, settings)
         # Not the best epoch: chosen on the test images, it would flatter the figures.
         replace(folder / "model.keras", model.save)
-        metrics = _report(checkpoint, model, data.test)
+        metrics = _report(checkpoint, model, data.test, settings)
         saved_model = None
         if export_to is not None and keras.backend.backend() == "tensorflow":
             path = pathlib.Path(export_to) / settings.model_name
@@ -290,20 +291,28 @@ def _adapt_whitening(model, images, settings):
     whitening.adapt(embed(unwhitened, images, workers=settings.workers))
 
 
-def _report(checkpoint, model, test):
-    """Metrics by row, and the pictures of the run."""
+def _report(checkpoint, model, test, settings):
+    """Metrics by row, and the page and pictures of the run."""
     folder, evaluation = checkpoint.folder, checkpoint.evaluation
     queries = evaluation.queries
-    pixels = evaluate_embeddings(pixel_embeddings(test.images), test.labels, queries)
-    rows = {"raw pixels": pixels.metrics}
+    embeddings = pixel_embeddings(test.images)
+    results = {"raw pixels": evaluate_embeddings(embeddings, test.labels, queries)}
     before = read_before(folder, evaluation)
     if before is not None:
-        rows["before training"] = before.result.metrics
+        results["before training"] = before.result
     evaluation.set_model(model)
     after = evaluation.evaluate(len(checkpoint.rows) - 1)
-    rows["after training"] = after.result.metrics
+    results["after training"] = after.result
+    facts = {
+        "Model": str(folder / "model.keras"),
+        "Data": settings.data,
+        "Image size": settings.image_size,
+        "Command": "keras-aploss train --config "
+        + shlex.quote(str(folder / "settings.json")),
+    }
     write_evaluation(
-        folder / "evaluation", test, after, before=before, metrics=rows, queries=queries
-    )
+        folder / "evaluation", test, after, before=before, results=results,
+        queries=queries, facts=facts, training=settings,
+    )  # fmt: skip
     write_curves(folder, checkpoint.rows)
-    return rows
+    return {name: result.metrics for name, result in results.items()}
