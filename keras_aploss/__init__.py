@@ -66,7 +66,7 @@ from keras_aploss.evaluation import (
     relevant_by_label,
     top_k,
 )
-from keras_aploss.export import decode_batch, export_saved_model
+from keras_aploss.export import decode_batch, export_saved_model, write_serving_files
 from keras_aploss.layers import (
     GeneralizedMeanPooling2D,
     PCAWhitening,
@@ -198,4 +198,5 @@ __all__ = [
     "whitening_kernel",
     "write_evaluation",
     "write_manifest",
+    "write_serving_files",
 ]
