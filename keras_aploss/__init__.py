@@ -19,6 +19,7 @@ from keras_aploss.callbacks import (
     similarity_histogram,
 )
 from keras_aploss.checkpoints import load_ap_gem
+from keras_aploss.client import EmbeddingClient
 from keras_aploss.data import (
     Augmentation,
     ImageFiles,
@@ -116,6 +117,7 @@ __all__ = [
     "BatchRecall",
     "ClassBalancedSampler",
     "ClassBenchmark",
+    "EmbeddingClient",
     "GeneralizedMeanPooling2D",
     "ImageFiles",
     "ImageSet",

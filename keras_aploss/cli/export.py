@@ -15,6 +15,7 @@ from keras_aploss.embeddings.whitening import mean_and_kernel
 from keras_aploss.export import export_saved_model, write_serving_files
 from keras_aploss.export import warmup as warmup_requests
 from keras_aploss.export.serving import served_name
+from keras_aploss.runs import RunSettings
 from keras_aploss.runs.card import model_card, read_evaluation
 
 
@@ -71,7 +72,7 @@ def export(
             whitening = read_whitening(whitening, power=whitening_power)
             whitening = mean_and_kernel(whitening)
         files = _warmup_files(warmup, settings.image_size, name)
-        run, evaluation = _run_of(model, settings)
+        run, evaluation = _run_of(model)
         units = encoder.outputs[0].shape[-1]
         card = model_card(
             name,
@@ -114,7 +115,7 @@ def _warmup_files(wanted, image_size, name):
     return {warmup_requests.PATH: warmup_requests.warmup_records(image_size, name)}
 
 
-def _run_of(model, settings):
+def _run_of(model):
     """The settings and the figures of the run, as far as MODEL is of one."""
     folder = model if model.is_dir() else model.parent
     if not (folder / "settings.json").exists() or model.suffix in (".pt", ".pth"):
@@ -122,4 +123,5 @@ def _run_of(model, settings):
     # The figures are those of `model.keras`, not of the best or an unfinished epoch.
     measured = folder / "model.keras"
     is_measured = measured.exists() and model in (folder, measured)
+    settings = RunSettings.load(folder / "settings.json")
     return settings, read_evaluation(folder) if is_measured else None
