@@ -121,22 +121,31 @@ def export_saved_model(
 def _write(model, embed, path, image_size, max_pixels):
     files = tf.TensorSpec([None], tf.string, name="image_bytes")
     pixels = tf.TensorSpec([None, *model.inputs[0].shape[1:]], name="images")
-    # Traced here, once: each signature would trace the network twice, for seconds.
-    traced = tf.function(embed, input_signature=[pixels], autograph=False)
-    traced = traced.get_concrete_function()
+
+    def decode(image_bytes):
+        images = decode_batch(image_bytes, image_size, max_pixels=max_pixels)
+        return tf.cast(images, tf.float32)
+
+    # Traced here, once: each signature would trace its parts anew, twice, for seconds.
+    decode_once = _traced(decode, files)
+    embed_once = _traced(embed, pixels)
 
     def embed_pixels(images):
-        return traced(images)
+        return embed_once(images)
 
     def embed_files(image_bytes):
-        images = decode_batch(image_bytes, image_size, max_pixels=max_pixels)
-        return traced(tf.cast(images, tf.float32))
+        return embed_once(decode_once(image_bytes))
 
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serving_default", embed_files, input_signature=[files])
     archive.add_endpoint("images", embed_pixels, input_signature=[pixels])
     archive.write_out(str(path), verbose=False)
+
+
+def _traced(function, spec):
+    traced = tf.function(function, input_signature=[spec], autograph=False)
+    return traced.get_concrete_function()
 
 
 def _publish(complete, path, version):
