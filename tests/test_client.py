@@ -151,7 +151,7 @@ def test_a_batch_that_others_spoilt_is_sent_again(server, models, photos, expect
     models.trouble.joined_with = [b"bad"]
     with (
         client_of(server, retries=0) as client,
-        pytest.raises(UnavailableError, match="joined from several"),
+        pytest.raises(UnavailableError, match="joined several requests"),
     ):
         client.embed([good])
 

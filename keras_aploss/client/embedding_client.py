@@ -230,10 +230,11 @@ class EmbeddingClient:
             if error.size == count and all(p < count for p in error.positions):
                 raise
             raise UnavailableError(
-                f"Expected an answer of {self.server} to this request. Received: a "
-                f"failure of {error.size} files that it joined from several. One of "
-                "them cannot be decoded, perhaps of another client. Switch the joining "
-                "of requests off (`enable_batching`), or try again."
+                f"Expected an answer of {self.server} to the {count} files of this "
+                f"request. Received: a failure of {error.size}: it joined several "
+                "requests, or cut one. Some file cannot be decoded, perhaps of another "
+                "client. Try again, send fewer at once (`batch_size`), or start the "
+                "server without `enable_batching`."
             ) from error
         embeddings = checked(values, count, self.units, self.server)
         with self._lock:
@@ -249,7 +250,7 @@ class EmbeddingClient:
                 return function(*arguments)
             except UnavailableError:
                 # At random, so that clients that failed together do not come together.
-                time.sleep(wait * random.uniform(0.75, 1.25))
+                time.sleep(wait * random.SystemRandom().uniform(0.75, 1.25))
                 wait = min(2 * wait, _LONGEST_WAIT)
         return function(*arguments)
 
