@@ -19,6 +19,7 @@ from keras_aploss.callbacks import (
     similarity_histogram,
 )
 from keras_aploss.checkpoints import load_ap_gem
+from keras_aploss.client import EmbeddingClient
 from keras_aploss.data import (
     Augmentation,
     ImageFiles,
@@ -67,7 +68,7 @@ from keras_aploss.evaluation import (
     relevant_by_label,
     top_k,
 )
-from keras_aploss.export import decode_batch, export_saved_model
+from keras_aploss.export import decode_batch, export_saved_model, write_serving_files
 from keras_aploss.layers import (
     GeneralizedMeanPooling2D,
     PCAWhitening,
@@ -117,6 +118,7 @@ __all__ = [
     "BatchRecall",
     "ClassBalancedSampler",
     "ClassBenchmark",
+    "EmbeddingClient",
     "GeneralizedMeanPooling2D",
     "ImageFiles",
     "ImageSet",
@@ -200,4 +202,5 @@ __all__ = [
     "whitening_kernel",
     "write_evaluation",
     "write_manifest",
+    "write_serving_files",
 ]

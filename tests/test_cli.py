@@ -184,7 +184,7 @@ def test_a_model_file_is_evaluated_and_exported_with_an_image_size(
     to = tmp_path / "versions"
     (to / "6").mkdir(parents=True)
     output = succeed("export", model, "--image-size", 16, "--output", to)
-    assert output == f"Exported to {to / '7'}\n"
+    assert f"Exported to {to / '7'}\n" in output
     served = tf.saved_model.load(str(to / "7")).signatures["serving_default"]
     path = photos / "class0" / "0.png"
     np.testing.assert_allclose(
@@ -407,7 +407,7 @@ def test_ctrl_c_in_an_epoch_leaves_a_usable_run(unbroken, tmp_path, epoch):
     output = succeed("evaluate", last)
     assert "Exact metrics of 16 queries" in output
     output = succeed("export", last, "--output", tmp_path / "models")
-    assert output == f"Exported to {tmp_path / 'models' / '1'}\n"
+    assert f"Exported to {tmp_path / 'models' / '1'}\n" in output
     resume(tmp_path)
     assert_same_run(tmp_path, unbroken)
 

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import zlib
 
 import keras
 import numpy as np
@@ -14,8 +15,9 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from keras_aploss import combine_scales, embed_at_scales, whiten_embeddings
 from keras_aploss.data import load_image
-from keras_aploss.export import decode_batch, export_saved_model
+from keras_aploss.export import decode_batch, export_saved_model, warmup
 
 SIZE, UNITS = 24, 8
 C_PROGRAM = pathlib.Path(__file__).parent / "serve_saved_model.c"
@@ -147,10 +149,30 @@ def test_an_empty_batch_gives_no_embeddings(served):
     assert served["images"](images=images)["embedding"].shape == (0, UNITS)
 
 
-def bomb():
+def bomb(side=30_000):
     contents = bytearray(encode(PIL.Image.new("RGB", (8, 8)), "PNG"))
-    struct.pack_into(">II", contents, 16, 30_000, 30_000)
+    struct.pack_into(">II", contents, 16, side, side)
     return bytes(contents)
+
+
+def jpeg_bomb(side=30_000, **options):
+    contents = bytearray(encode(photo(8, 8, 0), "JPEG", **options))
+    frame = contents.index(b"\xff\xc2" if options else b"\xff\xc0")
+    struct.pack_into(">HH", contents, frame + 5, side, side)
+    return bytes(contents)
+
+
+def whole_bomb(side=30_000):
+    """All the pixels are there, in a file of 110 kB."""
+
+    def chunk(kind, data):
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes((side + 7) // 8 + 1) * side, 6)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 @pytest.mark.parametrize(
@@ -161,9 +183,16 @@ def bomb():
         b"<html>not found</html>",
         turned_photo()[:-300],
         bomb(),
+        bomb(2**31 - 1),
+        jpeg_bomb(),
+        jpeg_bomb(progressive=True),
+        jpeg_bomb(65_535),
         encode(photo(20, 20, 0), "TIFF"),
     ],
-    ids=["empty", "header", "html", "truncated", "bomb", "tiff"],
+    ids=[
+        *("empty", "header", "html", "truncated", "bomb", "largest_bomb", "jpeg_bomb"),
+        *("progressive_bomb", "largest_jpeg_bomb", "tiff"),
+    ],
 )
 def test_bad_bytes_are_an_error_that_names_them(served, files, expected, bad):
     good = files[1].read_bytes()
@@ -173,6 +202,54 @@ def test_bad_bytes_are_an_error_that_names_them(served, files, expected, bad):
     # The server lives on.
     again = served["serving_default"](image_bytes=tf.constant([good]))
     np.testing.assert_allclose(again["embedding"], expected[1:2], atol=1e-5)
+
+
+HOSTILE = """
+import re, sys
+sys.modules["keras"] = None
+import tensorflow as tf
+
+def peak():
+    status = open("/proc/self/status").read()
+    return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) / 1024
+
+embed = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+good, bad = (open(path, "rb").read() for path in sys.argv[2:])
+embed(image_bytes=tf.constant([good] * 8))
+before = peak()
+try:
+    embed(image_bytes=tf.constant([good] + [bad] * 7))
+except tf.errors.InvalidArgumentError as error:
+    print("refused" if "[1 2 3 4 5 6 7]" in str(error) else error)
+embed(image_bytes=tf.constant([good]))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="Linux")
+def test_a_hostile_picture_takes_no_memory(exported, files, tmp_path):
+    """A picture of 30,000 x 30,000 that is all there, seven times in a request."""
+    bad = tmp_path / "bomb.png"
+    bad.write_bytes(whole_bomb())
+    assert bad.stat().st_size < 200_000
+    command = [sys.executable, "-I", "-c", HOSTILE, exported, files[1], bad]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    verdict, added = done.stdout.split()
+    assert verdict == "refused"
+    assert float(added) < 100  # MiB; decoded, one alone takes 2,600
+
+
+def test_decoded_images_over_the_limit_are_refused(model, tmp_path):
+    extra = {"assets.extra/some": b"bytes", "README.md": b"# card"}
+    version = export_saved_model(
+        model, tmp_path, image_size=SIZE, max_pixels=1000, extra_files=extra
+    )
+    for name, contents in extra.items():
+        assert (version / name).read_bytes() == contents
+    embed = tf.saved_model.load(str(version)).signatures["images"]
+    assert embed(images=tf.zeros([2, 25, 40, 3]))["embedding"].shape == (2, UNITS)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 1000 pixels"):
+        embed(images=tf.zeros([1, 25, 41, 3]))
 
 
 def test_files_over_the_limit_of_pixels_are_refused(files):
@@ -235,6 +312,12 @@ def test_exporting_prints_nothing(model, tmp_path, capfd):
         ({"model": small_model((None, None, 1))}, "one input"),
         ({"model": small_model(normalize=False)}, "unit length"),
         ({"model": map_of_embeddings()}, "one output"),
+        ({"scales": ()}, "one scale or more"),
+        ({"scales": (1, 0)}, "above 0"),
+        ({"model": small_model((24, 24, 3)), "scales": (1, 0.5)}, "any size"),
+        ({"whitening": (np.zeros(3), np.eye(3))}, "8 units"),
+        ({"whitening": (np.zeros(8), np.full((8, 2), np.nan))}, "finite"),
+        ({"whitening": 3}, "PCAWhitening layer or a pair"),
     ],
 )
 def test_arguments_are_checked(model, tmp_path, arguments, message):
@@ -301,11 +384,9 @@ def test_the_command_line_of_tensorflow_runs_it(exported, files, expected):
     np.testing.assert_allclose(np.array(numbers, float), expected[1], atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
-def test_a_c_program_serves_it(exported, files, expected, tmp_path):
+def compile_program(folder):
     library = pathlib.Path(tf.sysconfig.get_lib())
-    program = tmp_path / "serve"
+    program = folder / "serve"
     subprocess.run(
         [
             *("gcc", "-std=c11", "-Wall", "-Werror", C_PROGRAM, "-o", program),
@@ -315,11 +396,34 @@ def test_a_c_program_serves_it(exported, files, expected, tmp_path):
         ],
         check=True,
     )
+    return program
+
+
+def operations(version):
+    """The names that the program asks for."""
     shown = saved_model_cli(
-        *("show", f"--dir={exported}", "--tag_set=serve"),
+        *("show", f"--dir={version}", "--tag_set=serve"),
         "--signature_def=serving_default",
     )
-    input_name, output_name = re.findall(r"name: (\w+):0", shown)
+    return re.findall(r"name: (\w+):0", shown)
+
+
+def ask_program(program, version, path):
+    command = [program, version, path, *operations(version)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return np.array(done.stdout.split(), float)
+
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("gcc") is None, reason="needs a C compiler"
+)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_c_program_serves_it(exported, files, expected, tmp_path):
+    program = compile_program(tmp_path)
+    input_name, output_name = operations(exported)
     for path, row in zip(files, expected, strict=True):
         command = [program, exported, path, input_name, output_name]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -331,3 +435,37 @@ def test_a_c_program_serves_it(exported, files, expected, tmp_path):
     assert done.returncode == 1
     assert "running: " in done.stderr
     assert "unreadable bytes" in done.stderr
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_c_program_serves_all_that_an_export_can_add(model, tmp_path):
+    """Warm-up requests, a card, scales and a whitening; asked by the requests."""
+    pytest.importorskip("tensorflow_serving")
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    rng = np.random.default_rng(0)
+    whitening = rng.normal(size=UNITS) / 20, rng.normal(size=(UNITS, 5))
+    scales = 1.0, 0.7071, 0.5
+    version = export_saved_model(
+        model,
+        tmp_path / "models",
+        image_size=SIZE,
+        scales=scales,
+        whitening=whitening,
+        extra_files={
+            warmup.PATH: warmup.warmup_records(SIZE, "models", batch_sizes=(2,)),
+            "README.md": b"# card",
+        },
+    )
+    record = next(iter(tf.data.TFRecordDataset(str(version / warmup.PATH)))).numpy()
+    request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+    program = compile_program(tmp_path)
+    for number, contents in enumerate(request.inputs["image_bytes"].string_val):
+        path = tmp_path / f"{number}.image"
+        path.write_bytes(contents)
+        images = load_image(path, SIZE)[None]
+        parts = embed_at_scales(model, images, scales)
+        expected = whiten_embeddings(combine_scales(parts), whitening)[0]
+        answer = ask_program(program, version, path)
+        np.testing.assert_allclose(answer, expected, atol=1e-5)

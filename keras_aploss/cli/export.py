@@ -1,12 +1,22 @@
-"""`keras-aploss export`: a trained model as a SavedModel."""
+"""`keras-aploss export`: a trained model as a SavedModel, with all a server needs."""
 
+import importlib.util
 import pathlib
+import shlex
 
 import click
 
+from keras_aploss.benchmarks import read_whitening
 from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.output import clear_errors
-from keras_aploss.export import export_saved_model
+from keras_aploss.cli.scales import read_scales, scales_option
+from keras_aploss.data.decoding import MAX_PIXELS
+from keras_aploss.embeddings.whitening import mean_and_kernel
+from keras_aploss.export import export_saved_model, write_serving_files
+from keras_aploss.export import warmup as warmup_requests
+from keras_aploss.export.serving import served_name
+from keras_aploss.runs import RunSettings
+from keras_aploss.runs.card import model_card, read_evaluation
 
 
 @click.command()
@@ -15,21 +25,104 @@ from keras_aploss.export import export_saved_model
     "--output", help="Folder of the versions; by default saved_models/ and the name."
 )
 @click.option("--image-size", type=int, help="By default that of the run.")
-def export(model, output, image_size):
+@scales_option
+@click.option(
+    "--whitening",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Whiten the embeddings: an .npz of mean and kernel (or of a PCA), or an .npy "
+    "of embeddings of other images, to learn from.",
+)
+@click.option(
+    "--whitening-power", default=0.25, show_default=True, help="Of the variances."
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=MAX_PIXELS,
+    show_default=True,
+    help="Refuse images of more pixels, before they are decoded.",
+)
+@click.option(
+    "--warmup/--no-warmup",
+    default=None,
+    help="Requests that a server answers before it is ready; by default if the extra "
+    "`serving` is installed.",
+)
+def export(
+    model, output, image_size, scales, whitening, whitening_power, max_pixels, warmup
+):
     """Export MODEL, a run folder or a `.keras` or `.pt` file, for TensorFlow Serving.
 
-    The next version is written below OUTPUT. It takes the bytes of image files. MODEL
-    may also be a version of a SavedModel, to be written again for another image size.
+The next version is written below OUTPUT, with its card, README.md. It takes the
+    bytes of image files. `models.config`, `batching.config` and `docker-compose.yml`
+    are written beside the versions if they are missing, and never changed. MODEL may
+    also be a version of a SavedModel, to be written again for another image size.
 
     \b
-    Example:
+    Examples:
         keras-aploss export runs/landmarks --output saved_models/landmarks
+        keras-aploss export runs/landmarks --scales 1,0.7071,0.5
     """
     with clear_errors():
+        scales = read_scales(scales)
         encoder, settings = load_encoder(model, image_size)
+        path = pathlib.Path(output or f"saved_models/{settings.model_name}")
+        name = served_name(path)
+        if whitening is not None:
+            whitening = read_whitening(whitening, power=whitening_power)
+            whitening = mean_and_kernel(whitening)
+        files = _warmup_files(warmup, settings.image_size, name)
+        run, evaluation = _run_of(model)
+        units = encoder.outputs[0].shape[-1]
+        card = model_card(
+            name,
+            image_size=settings.image_size,
+            units=units if whitening is None else whitening[1].shape[-1],
+            max_pixels=max_pixels,
+            scales=scales,
+            whitened=whitening is not None,
+            settings=run,
+            evaluation=evaluation,
+        )
         version = export_saved_model(
             encoder,
-            output or f"saved_models/{settings.model_name}",
+            path,
             image_size=settings.image_size,
+            max_pixels=max_pixels,
+            scales=scales,
+            whitening=whitening,
+            extra_files={**files, "README.md": card.encode()},
         )
+        written = write_serving_files(path)
     click.echo(f"Exported to {version}")
+    if written:
+        click.echo(f"Beside it: {', '.join(file.name for file in written)}")
+    compose = shlex.quote(str(path / "docker-compose.yml"))
+    click.echo(f"Serve it:  docker compose -f {compose} up --detach --wait")
+
+
+def _warmup_files(wanted, image_size, name):
+    """The warm-up requests, by their path in a version; without `wanted`, if we can."""
+    if wanted is None:
+        wanted = importlib.util.find_spec("tensorflow_serving") is not None
+        if not wanted:
+            click.echo(
+                "Without warm-up requests; to have them: "
+                'pip install "keras_aploss[serving]"'
+            )
+    if not wanted:
+        return {}
+    return {warmup_requests.PATH: warmup_requests.warmup_records(image_size, name)}
+
+
+def _run_of(model):
+    """The settings and the figures of the run, as far as MODEL is of one."""
+    folder = model if model.is_dir() else model.parent
+    if not (folder / "settings.json").exists() or model.suffix in (".pt", ".pth"):
+        return None, None
+    # The figures are those of `model.keras`, not of the best or an unfinished epoch.
+    measured = folder / "model.keras"
+    is_measured = measured.exists() and model in (folder, measured)
+    settings = RunSettings.load(folder / "settings.json")
+    return settings, read_evaluation(folder) if is_measured else None

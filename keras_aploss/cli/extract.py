@@ -136,7 +136,7 @@ def _interruption_explained(output, count):
 
 def _readable_paths(images, output, verbose):
     """The images that can be read, in order, and those that cannot."""
-    paths, others = _listed_paths(images)
+    paths, others = listed_paths(images)
     begun = is_begun(output)
     if begun:
         # Each was looked at when the work began: not again, if they are the same.
@@ -151,15 +151,15 @@ def _readable_paths(images, output, verbose):
     readable = [path for (path,) in rows]
     if begun:
         return readable, skipped  # the lists beside it are those it was begun with
-    _write_table(f"{output}.csv", ("path",), [(path,) for path in readable])
+    write_table(f"{output}.csv", ("path",), [(path,) for path in readable])
     if skipped:
-        _write_table(f"{output}.skipped.csv", ("path", "reason"), skipped)
+        write_table(f"{output}.skipped.csv", ("path", "reason"), skipped)
     else:
         pathlib.Path(f"{output}.skipped.csv").unlink(missing_ok=True)
     return readable, skipped
 
 
-def _listed_paths(images):
+def listed_paths(images):
     """The paths that a folder or a list holds, and files of formats not read."""
     if images.is_dir():
         rows = [(path, "") for path in walk_images(str(images))]
@@ -199,7 +199,7 @@ def _read_list(file):
 
 
 def _read_lists(output):
-    """What `_write_table` wrote when the work began; None if it is gone."""
+    """What `write_table` wrote when the work began; None if it is gone."""
     try:
         with open(f"{output}.csv", encoding="utf-8", newline="") as file:
             paths = [path for (path,) in list(csv.reader(file))[1:]]
@@ -212,7 +212,8 @@ def _read_lists(output):
     return paths, skipped
 
 
-def _write_table(path, header, rows):
+def write_table(path, header, rows) -> None:
+    """Write a CSV file, which appears when it is whole."""
     unfinished = pathlib.Path(f"{path}.unfinished")
     with open(unfinished, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])

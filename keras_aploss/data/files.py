@@ -107,7 +107,7 @@ def read_image(path, change: Callable) -> np.ndarray:
         ValueError: the file is not a readable image.
         OSError: the file can not be opened.
     """
-    problem = _file_reason(path)
+    problem = file_reason(path)
     if problem:
         raise _unreadable(path, problem)
     contents = pathlib.Path(path).read_bytes()
@@ -233,7 +233,7 @@ def find_unreadable(
 
 def _reason_to_skip(path, max_pixels, min_side):
     try:
-        reason = _file_reason(path)
+        reason = file_reason(path)
         if reason:
             return reason
         with PIL.Image.open(path) as image:
@@ -263,7 +263,7 @@ def _reason_to_skip(path, max_pixels, min_side):
     return None
 
 
-def _file_reason(path):
+def file_reason(path) -> str | None:
     """Why a file is not even to be opened: reading from a pipe waits for ever."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):

@@ -126,7 +126,7 @@ def whiten_embeddings(
     ((100, 2), np.float32(1.0))
     """
     embeddings = check_matrix(embeddings, "embeddings")
-    mean, kernel = _statistics(whitening)
+    mean, kernel = mean_and_kernel(whitening)
     if kernel.ndim != 2 or not mean.shape == embeddings.shape[1:] == kernel.shape[:1]:
         raise ValueError(
             f"Expected a whitening of {embeddings.shape[1]} units, those of the "
@@ -146,7 +146,8 @@ def whiten_embeddings(
     return save_blocks(blocks, shape, out, verbose=verbose)
 
 
-def _statistics(whitening):
+def mean_and_kernel(whitening) -> tuple[np.ndarray, np.ndarray]:
+    """The float32 arrays of a whitening, a layer or the pair itself."""
     if isinstance(whitening, PCAWhitening):
         if not whitening.built:
             raise ValueError(

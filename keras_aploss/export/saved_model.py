@@ -10,84 +10,30 @@ embeddings/            the path given here, `--model_base_path` of the server
     1/                 a version; the server takes the highest
         saved_model.pb
         variables/
+        assets.extra/tf_serving_warmup_requests
+        README.md      the card of the version
     2/
 ```
 
-An image that can not be decoded must not be guessed at, and one among a hundred must
-be named. A TensorFlow graph has no `try`; only the datasets of `tf.data` can drop an
-element that fails. So a batch is decoded as a dataset of numbered files, and the
-numbers that are missing at its end are the bad ones. That costs some milliseconds a
-call, once.
+A version is never changed: what belongs to it, such as warm-up requests and its card,
+is written before it appears. What belongs to all versions lies beside them (`serving`).
 
-Dimension key: B files or images in a batch, H, W height and width, S `image_size`,
-D size of the embedding.
+Dimension key: B files or images in a batch, H, W height and width, D size of the
+embedding, U the same after a whitening.
 """
 
 import pathlib
 import tempfile
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_aploss.data import MAX_PIXELS, decode_image, resize_image
-
-_DECODERS = 2  # files decoded at once within a call; the server runs several calls
-
-
-def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
-    """Decode and resize a batch of image files, or say which of them are bad.
-
-    Args:
-        image_bytes: (B,) string tensor, the bytes of B image files. B may be 0.
-        image_size: side of the images that the model expects.
-        max_pixels: refuse files that declare more pixels.
-
-    Returns:
-        A `uint8` tensor of shape (B, image_size, image_size, 3).
-
-    Raises:
-        tf.errors.InvalidArgumentError: the message lists the positions in the batch
-            of all files that can not be decoded.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from keras_aploss import decode_batch
-        >>> png = tf.io.encode_png(tf.zeros([40, 60, 3], tf.uint8))
-        >>> decode_batch(tf.stack([png, png]), 32).shape
-        TensorShape([2, 32, 32, 3])
-    """
-    image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
-    size = tf.size(image_bytes, tf.int64)
-
-    def read(index, contents):
-        image = decode_image(contents, max_pixels=max_pixels)
-        return index, resize_image(image, image_size)
-
-    # Without an element a dataset has no batch: a last one is there in any case.
-    blank = tf.zeros([image_size, image_size, 3], tf.uint8)
-    last = tf.data.Dataset.from_tensors((size, blank))
-    files = tf.data.Dataset.from_tensor_slices(image_bytes).enumerate()
-    readable = files.map(read, num_parallel_calls=_DECODERS, deterministic=True)
-    readable = readable.ignore_errors(log_warning=True)
-    batch = readable.concatenate(last).batch(size + 1)
-    indices, images = batch.get_single_element()
-    unreadable = tf.sets.difference(tf.range(size)[None], indices[None]).values
-    check = tf.debugging.Assert(
-        tf.equal(tf.size(unreadable), 0),
-        [
-            "Expected readable JPEG, PNG, GIF or BMP files of at most "
-            f"{max_pixels} pixels. Received unreadable bytes in `image_bytes` at "
-            "the positions (from 0)",
-            unreadable,
-            "of a batch of",
-            size,
-            "The log of the server has the reasons. Send the other files again.",
-        ],
-        summarize=32,
-    )
-    with tf.control_dependencies([] if check is None else [check]):
-        return images[:-1]  # (B, S, S, 3)
+from keras_aploss.data import MAX_PIXELS
+from keras_aploss.embeddings.scales import check_scales
+from keras_aploss.embeddings.whitening import mean_and_kernel
+from keras_aploss.export.graph import decode_batch, make_embed
 
 
 def export_saved_model(
@@ -97,6 +43,9 @@ def export_saved_model(
     image_size: int,
     version: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    scales: Sequence[float] = (1.0,),
+    whitening=None,
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> pathlib.Path:
     """Write a model as a new version of a SavedModel that takes image files.
 
@@ -108,6 +57,10 @@ def export_saved_model(
     * `images`: `images`, a (B, H, W, 3) `float32` tensor with values from 0 to 255,
       gives `embedding` too: for clients that have decoded images.
 
+    With several `scales` each image is embedded at each of them, and with a `whitening`
+    the result is whitened, all inside the graph: what `extract_embeddings` and
+    `whiten_embeddings` do.
+
     The version appears under `path` complete or not at all: a server that watches
     the folder never meets half a model.
 
@@ -116,13 +69,19 @@ def export_saved_model(
         path: the folder of all versions, created if need be.
         image_size: side of the square to which files are resized.
         version: number of the new version. By default one more than the highest.
-        max_pixels: refuse files that declare more pixels than this.
+        max_pixels: refuse files that declare more pixels than this before anything is
+            decoded, and decoded images that have more.
+        scales: factors of the sides of each image.
+        whitening: None, an adapted `PCAWhitening`, or a pair `(mean, kernel)` of shapes
+            (D,) and (D, U).
+        extra_files: what else belongs to the version, by the path inside it.
 
     Returns:
         The folder of the version.
 
     Raises:
-        ValueError: the model does not map images to unit-length embeddings, or the
+        ValueError: the model does not map images to unit-length embeddings, has a fixed
+            size and is to be run at several scales, does not fit the whitening, or the
             version exists.
         RuntimeError: Keras does not run on TensorFlow.
 
@@ -140,6 +99,8 @@ def export_saved_model(
     _require_tensorflow()
     _require_integer(image_size=image_size, max_pixels=max_pixels)
     _require_embeddings(model, image_size)
+    scales = _require_scales(model, scales)
+    whitening = _require_whitening(model, whitening)
     path = pathlib.Path(path)
     path.mkdir(parents=True, exist_ok=True)
     if version is not None:
@@ -148,33 +109,43 @@ def export_saved_model(
     # A sibling with a name that is no number, which servers pass over.
     with tempfile.TemporaryDirectory(dir=path, prefix=".unfinished-") as unfinished:
         complete = pathlib.Path(unfinished) / "model"
-        _write(model, complete, image_size, max_pixels)
+        embed = make_embed(model, scales, whitening, max_pixels)
+        _write(model, embed, complete, image_size, max_pixels)
+        for name, contents in (extra_files or {}).items():
+            file = complete / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(contents)
         return _publish(complete, path, version)
 
 
-def _write(model, path, image_size, max_pixels):
-    units = model.outputs[0].shape[1]
-
-    def embed(images):
-        # Fused convolutions of TensorFlow fail on a batch of no images.
-        embedding = tf.cond(
-            tf.shape(images)[0] > 0,
-            lambda: tf.cast(model(images, training=False), tf.float32),
-            lambda: tf.zeros([0, units]),
-        )
-        return {"embedding": tf.ensure_shape(embedding, [None, units])}  # (B, D)
-
-    def embed_files(image_bytes):
-        images = decode_batch(image_bytes, image_size, max_pixels=max_pixels)
-        return embed(tf.cast(images, tf.float32))
-
+def _write(model, embed, path, image_size, max_pixels):
     files = tf.TensorSpec([None], tf.string, name="image_bytes")
     pixels = tf.TensorSpec([None, *model.inputs[0].shape[1:]], name="images")
+
+    def decode(image_bytes):
+        images = decode_batch(image_bytes, image_size, max_pixels=max_pixels)
+        return tf.cast(images, tf.float32)
+
+    # Traced here, once: each signature would trace its parts anew, twice, for seconds.
+    decode_once = _traced(decode, files)
+    embed_once = _traced(embed, pixels)
+
+    def embed_pixels(images):
+        return embed_once(images)
+
+    def embed_files(image_bytes):
+        return embed_once(decode_once(image_bytes))
+
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serving_default", embed_files, input_signature=[files])
-    archive.add_endpoint("images", embed, input_signature=[pixels])
+    archive.add_endpoint("images", embed_pixels, input_signature=[pixels])
     archive.write_out(str(path), verbose=False)
+
+
+def _traced(function, spec):
+    traced = tf.function(function, input_signature=[spec], autograph=False)
+    return traced.get_concrete_function()
 
 
 def _publish(complete, path, version):
@@ -255,3 +226,30 @@ def _require_embeddings(model, image_size):
             f"{length:.3g} for an image of noise. End the model with "
             "`keras.layers.UnitNormalization()`."
         )
+
+
+def _require_scales(model, scales):
+    scales = check_scales(scales)
+    sides = tuple(model.inputs[0].shape[1:3])
+    if scales != [1.0] and sides != (None, None):
+        raise ValueError(
+            "Expected a model for images of any size, to run it at several scales. "
+            f"Received: scales={scales} for a model of images of {sides}. Build it "
+            "with an input of shape (None, None, 3)."
+        )
+    return scales
+
+
+def _require_whitening(model, whitening):
+    if whitening is None:
+        return None
+    mean, kernel = mean_and_kernel(whitening)
+    units = model.outputs[0].shape[1]
+    fits = mean.shape == (units,) and kernel.ndim == 2 and kernel.shape[0] == units
+    if not fits or not (np.isfinite(mean).all() and np.isfinite(kernel).all()):
+        raise ValueError(
+            f"Expected a finite whitening (mean, kernel) of {units} units, those of "
+            f"the model. Received: mean.shape={mean.shape}, "
+            f"kernel.shape={kernel.shape}."
+        )
+    return mean, kernel

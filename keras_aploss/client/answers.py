@@ -1,0 +1,140 @@
+"""What a server can answer: embeddings that are checked, or one of a few troubles.
+
+Both interfaces tell their troubles apart by a code and a sentence. Here each becomes
+one of these, whatever the interface:
+
+| trouble | error | sent again |
+|---|---|---|
+| down, loading, overloaded | `UnavailableError`, a `ConnectionError` | yes |
+| no answer in time | `TimeoutError` | no: it would double the load |
+| files that cannot be decoded | `UnreadableError`, a `ValueError` | without them |
+| no such model, version or signature | `ValueError` | no |
+| anything else | `RuntimeError` | no |
+
+Dimension key: B files in a request, D units.
+"""
+
+import re
+
+import numpy as np
+
+INPUT, OUTPUT, SIGNATURE = "image_bytes", "embedding", "serving_default"
+# What the graph of `export_saved_model` says of files that it cannot decode.
+_UNREADABLE = re.compile(
+    r"unreadable bytes.*?\[?positions \(from 0\)\]?\s*\[([\d\s]+)(?:\.\.\.)?[^\]]*\]"
+    r"\s*\[?of a batch of\]?\s*\[?(\d+)\]?",
+    re.DOTALL,
+)
+
+
+class UnavailableError(ConnectionError):
+    """The server cannot answer now; the same request may succeed later."""
+
+
+class UnreadableError(ValueError):
+    """Some files of a request cannot be decoded.
+
+    Args:
+        positions: their places in the request, ascending; perhaps not all of them.
+        size: how many files the server decoded at once. More than were sent: it joined
+            requests, and the positions are those of others as well.
+    """
+
+    def __init__(self, positions: list[int], size: int):
+        super().__init__(
+            "Expected readable JPEG, PNG, GIF or BMP files, not too large. Received: "
+            f"unreadable bytes at the positions {positions} of {size}."
+        )
+        self.positions, self.size = positions, size
+
+
+def rejection(server: str, model: str, message: str) -> ValueError:
+    """The error for a request that the server understood and refused."""
+    found = _UNREADABLE.search(message)
+    if found:
+        positions = [int(number) for number in found[1].split()]
+        return UnreadableError(positions, int(found[2]))
+    return ValueError(
+        f"Expected a model with the signature {SIGNATURE!r} from {INPUT!r} to "
+        f"{OUTPUT!r}, as `keras-aploss export` writes it. Received: model={model!r} at "
+        f"{server}, of which the server says: {_one_line(message)}"
+    )
+
+
+def not_found(server: str, model: str, version: int | None, message: str) -> ValueError:
+    """The error for a model, or a version, that the server does not have."""
+    what = f"model={model!r}" + (f", version={version}" if version else "")
+    return ValueError(
+        f"Expected a model that {server} has. Received: {what}; the server says: "
+        f"{_one_line(message)} Give the name it is served under, that of its folder; a "
+        "version that was replaced in between is gone: begin again."
+    )
+
+
+def unavailable(server: str, message: str) -> UnavailableError:
+    """The error for a server that is down, or cannot answer now."""
+    return UnavailableError(
+        f"Expected a model server at {server}. Received: {_one_line(message)} Check "
+        "that it runs, and the port: usually 8500 for grpc://, 8501 for http://."
+    )
+
+
+def too_slow(server: str, timeout: float) -> TimeoutError:
+    """The error for an answer that does not come."""
+    return TimeoutError(
+        f"Expected an answer of {server} within {timeout:g} s. Received: none. Give it "
+        "more time (`timeout`), or send fewer images at once (`batch_size`)."
+    )
+
+
+def available_version(server: str, model: str, states: list[tuple]) -> int:
+    """The version to ask: of (version, state, message) the highest that is available.
+
+    Raises:
+        UnavailableError: one is being loaded.
+        ValueError: none will be available; says what the server says.
+    """
+    ready = [version for version, state, _ in states if state == "AVAILABLE"]
+    if ready:
+        return max(ready)
+    shown = ", ".join(
+        f"version {version} is {state}" + (f" ({message})" if message else "")
+        for version, state, message in states
+    )
+    if any(state in ("START", "LOADING", "UNKNOWN") for _, state, _ in states):
+        raise unavailable(server, f"of model {model!r}, {shown}.")
+    raise not_found(server, model, None, f"{shown or 'no version'}.")
+
+
+def checked(values, count: int, units: int | None, server: str) -> np.ndarray:
+    """What was received as `(B, D)` float32, or a `ValueError` that says what it is."""
+    try:
+        embeddings = np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected {count} embeddings of {server}. Received: what is no matrix of "
+            f"numbers: {_one_line(str(error))}"
+        ) from error
+    wanted = (count, "D" if units is None else units)
+    if embeddings.ndim != 2 or len(embeddings) != count or embeddings.shape[1] == 0:
+        fits = False
+    else:
+        fits = units in (None, embeddings.shape[1])
+    if not fits:
+        raise ValueError(
+            f"Expected embeddings of shape {wanted} of {server}. Received: "
+            f"{embeddings.shape}. It serves another model: index its embeddings anew, "
+            "and do not mix them."
+        )
+    if not np.isfinite(embeddings).all():
+        raise ValueError(
+            f"Expected finite embeddings of {server}. Received: NaN or infinity. Look "
+            "for a diverged model."
+        )
+    return embeddings
+
+
+def _one_line(message):
+    text = " ".join(message.split())
+    text = text if len(text) <= 500 else text[:497] + "..."
+    return text if text.endswith((".", "?", "!")) else text + "."

@@ -1,0 +1,157 @@
+"""The card of an exported model: what it is, how it was made, how good it is.
+
+A file of weights says nothing of itself. The card lies inside the version that it is
+of, so that it can neither be lost nor describe another one.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_aploss.runs.settings import RunSettings
+
+_METRICS = {"map": "mAP", "recall_at_1": "recall@1", "map_at_r": "MAP@R"}
+
+
+def model_card(
+    name: str,
+    *,
+    image_size: int,
+    units: int,
+    max_pixels: int,
+    scales: Sequence[float] = (1.0,),
+    whitened: bool = False,
+    settings: RunSettings | None = None,
+    evaluation: Mapping | None = None,
+) -> str:
+    """The card of a version, in Markdown.
+
+    Args:
+        name: under which the model is served.
+        image_size: side of the squares to which files are resized.
+        units: size of the embedding.
+        max_pixels: above which files are refused.
+        scales: at which each image is embedded.
+        whitened: whether a whitening was given to the export.
+        settings: of the run; None for a model from elsewhere.
+        evaluation: what `evaluation.json` of the run holds; None if it is not there.
+    """
+    sections = {
+        "Data": _data(settings),
+        "Recipe": _recipe(settings),
+        "Metrics": _metrics(evaluation),
+        "Signatures": _signatures(image_size, units, scales, whitened),
+        "Limits": _limits(image_size, max_pixels, settings),
+        "Use": _use(name),
+    }
+    text = "".join(f"\n## {title}\n\n{body}\n" for title, body in sections.items())
+    return (
+        f"# {name}\n\nMaps images to embeddings of unit length, whose dot product is "
+        "their similarity.\nExported by `keras-aploss` with TensorFlow "
+        f"{tf.__version__} and Keras {keras.__version__}.\n{text}"
+    )
+
+
+def read_evaluation(folder: pathlib.Path) -> dict | None:
+    """The figures of a run folder, or None if it has none that can be read."""
+    try:
+        text = (folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8")
+        figures = json.loads(text)
+        return figures if isinstance(figures["metrics"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _data(settings):
+    if settings is None:
+        return "Not known: the model comes from a file outside a run folder."
+    if settings.data == "landmarks":
+        return (
+            f"The embedded set: {settings.num_landmarks} drawn buildings to train on, "
+            f"{settings.views_per_landmark} views of each at {settings.image_size} px, "
+            f"and {settings.num_test_landmarks} others for the test."
+        )
+    # The last part of the path only: a card travels, and folders tell of their owners.
+    return (
+        f"`{pathlib.Path(settings.data).name}`: images of one's own, with labels. "
+        "Name here where they come from, and under which licence."
+    )
+
+
+def _recipe(settings):
+    if settings is None:
+        return "Not known."
+    defaults = RunSettings()
+    options = ["keras-aploss", "train"]
+    for field in dataclasses.fields(RunSettings):
+        value = getattr(settings, field.name)
+        if value == getattr(defaults, field.name):
+            continue
+        option = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            value = pathlib.Path(value).name if field.name == "data" else value
+            options += [f"--{option}", str(value)]
+    return f"```sh\n{shlex.join(options)}\n```"
+
+
+def _metrics(evaluation):
+    if evaluation is None:
+        return "Not measured, or the run folder has no `evaluation/evaluation.json`."
+    rows = [f"| | {' | '.join(_METRICS.values())} |", "|---|---|---|---|"]
+    for name, metrics in evaluation["metrics"].items():
+        values = [metrics.get(key) for key in _METRICS]
+        shown = ["" if value is None else f"{value:.3f}" for value in values]
+        rows.append(f"| {name} | {' | '.join(shown)} |")
+    return (
+        "Exact, on classes that were not trained on: "
+        f"{evaluation.get('num_queries', '?')} queries, "
+        f"{evaluation.get('num_images', '?')} images. They are of the model as it was "
+        "trained; scales or a whitening that the export added were not measured.\n\n"
+        + "\n".join(rows)
+    )
+
+
+def _signatures(image_size, units, scales, whitened):
+    inside = "decoding, EXIF orientation, the central square"
+    inside += f" at {image_size} x {image_size}"
+    if tuple(scales) != (1.0,):
+        inside += f", the scales {', '.join(f'{scale:g}' for scale in scales)}"
+    if whitened:
+        inside += ", a whitening"
+    return f"""\
+| signature | input | output |
+|---|---|---|
+| `serving_default` | `image_bytes` `(B,)`: JPEG, PNG, GIF or BMP files of any size | \
+`embedding` `(B, {units})` float32 |
+| `images` | `images` `(B, H, W, 3)` float32, RGB from 0 to 255 | \
+`embedding` `(B, {units})` |
+
+In the graph: {inside}. `images` leaves out decoding and the square."""
+
+
+def _limits(image_size, max_pixels, settings):
+    known = "" if settings is None else " It knows what it was trained on, and no more."
+    return (
+        f"Files that declare more than {max_pixels:,} pixels, or cannot be decoded, "
+        "are refused, with their positions in the batch. Only the central square of "
+        f"an image is seen, at {image_size} px.{known} Embeddings of two versions are "
+        "not comparable: index anew after each."
+    )
+
+
+def _use(name):
+    return f"""\
+In the folder above this one:
+
+```sh
+docker compose up --detach --wait
+keras-aploss embed photos/ --server grpc://localhost:8500 --model {name} \\
+    --output photos.npy
+```"""

@@ -1,0 +1,106 @@
+"""`keras-aploss embed`: what `extract` writes, from a server."""
+
+import csv
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from command_line import fail, succeed
+
+from keras_aploss import export_saved_model, load_embeddings
+from keras_aploss.client import embedding_client
+from keras_aploss.runs.checkpoint import load_model
+
+pytest.importorskip("tensorflow_serving")
+from model_server import Models, Trouble, grpc_server, rest_server
+
+
+@pytest.fixture(scope="module")
+def models(finished_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model = load_model(finished_run.folder / "model.keras")
+    export_saved_model(model, folder, image_size=16)
+    return Models(folder, "tiny")
+
+
+@pytest.fixture(scope="module")
+def server(models):
+    with grpc_server(models) as address:
+        yield address
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        size = (40, 30, 3) if number % 2 else (24, 36, 3)
+        pixels = rng.integers(0, 256, size, "uint8")
+        PIL.Image.fromarray(pixels).save(folder / f"é {number}.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "other.webp").write_bytes(b"of another format")
+    return folder
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_it_writes_what_extract_writes(server, models, finished_run, photos, tmp_path):
+    ours, theirs = tmp_path / "new" / "ours.npy", tmp_path / "theirs.npy"
+    to = "--server", server, "--model", "tiny"
+    shown = succeed("embed", photos, *to, "--output", ours, "--batch-size", 2)
+    succeed("extract", finished_run.folder, photos, "--output", theirs)
+    np.testing.assert_allclose(np.load(ours), np.load(theirs), atol=1e-5)
+    assert load_embeddings(ours, count=5, units=8, check=True).dtype == np.float32
+    assert table(f"{ours}.csv") == table(f"{theirs}.csv")
+    skipped = [table(f"{path}.skipped.csv") for path in (ours, theirs)]
+    assert [row[0] for row in skipped[0]] == [row[0] for row in skipped[1]]
+    assert "cannot decode" in dict(skipped[0])[str(photos / "broken.jpg")]
+    assert "2 files left out" in shown
+    names = sorted(file.name for file in ours.parent.iterdir())
+    others = sorted(file.name for file in tmp_path.glob("theirs.npy*"))
+    assert names == [name.replace("theirs", "ours") for name in others]
+    note = json.loads((ours.parent / "ours.npy.json").read_text())
+    assert note["settings"]["model_version"] == 1
+    assert "exists" in fail("embed", photos, *to, "--output", ours)
+
+
+def test_files_and_lists_are_taken_in_order(models, photos, tmp_path):
+    (photos / "list.txt").write_text("é 3.png\né 1.png\n", encoding="utf-8")
+    given = photos / "é 4.png", photos / "list.txt", photos / "é 3.png"
+    output = tmp_path / "some.npy"
+    with rest_server(models) as address:
+        to = "--server", address, "--model", "tiny", "--output", output
+        succeed("embed", *given, *to, "--units", 8)
+    paths = [str(photos / f"é {number}.png") for number in (4, 3, 1)]
+    assert table(f"{output}.csv")[1:] == [[path] for path in paths]
+    assert not (tmp_path / "some.npy.skipped.csv").exists()
+
+
+def test_trouble_is_a_sentence_and_leaves_no_file(
+    server, models, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(embedding_client, "_FIRST_WAIT", 0.01)
+    output = tmp_path / "photos.npy"
+    to = "--server", server, "--model", "tiny", "--output", output
+    photo = photos / "é 0.png"
+    down = "--server", "grpc://127.0.0.1:1", "--output", output
+    assert "Expected a model server" in fail("embed", photo, *down)
+    other = "--server", server, "--output", output
+    assert "model='model'" in fail("embed", photo, *other)
+    assert "does not exist" in fail("embed", photos / "none.png", *to)
+    assert "(1, 128)" in fail("embed", photo, *to, "--units", 128)
+    assert "none" not in fail("embed", photos / "broken.jpg", *to).split("Error")[0]
+    assert "readable image" in fail("embed", photos / "broken.jpg", *to)
+    text = "--server", server, "--output", tmp_path / "photos.txt"
+    assert "ends in '.npy'" in fail("embed", photo, *text)
+    models.trouble = Trouble(seconds=1.0)
+    try:
+        assert "within 0.2 s" in fail("embed", photo, *to, "--timeout", 0.2)
+    finally:
+        models.trouble = Trouble()
+    assert [path.name for path in tmp_path.iterdir()] == [photos.name]

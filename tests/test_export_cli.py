@@ -1,0 +1,86 @@
+"""`keras-aploss export`: a version with all that belongs to it, and its server."""
+
+import importlib.util
+
+import numpy as np
+import PIL.Image
+import tensorflow as tf
+from command_line import fail, succeed
+
+from keras_aploss import (
+    OriginalImages,
+    combine_scales,
+    embed_at_scales,
+    whiten_embeddings,
+)
+from keras_aploss.runs.checkpoint import load_model
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_versions_stay_as_they_are(finished_run, tmp_path):
+    folder = tmp_path / "saved_models" / "tiny"
+    shown = succeed("export", finished_run.folder, "--output", folder)
+    assert f"docker compose -f {folder / 'docker-compose.yml'} up" in shown
+    has_extra = importlib.util.find_spec("tensorflow_serving") is not None
+    assert ("keras_aploss[serving]" in shown) is not has_extra
+    first = contents(folder)
+    warmup = "1/assets.extra/tf_serving_warmup_requests"
+    assert (warmup in first) is has_extra
+    assert {"1/README.md", "models.config", "docker-compose.yml"} <= set(first)
+    (folder / "README.md").write_text("A card of all versions, by hand.")
+    best = finished_run.folder / "best.keras"
+    shown = succeed("export", best, "--output", folder, "--no-warmup")
+    assert "Beside it" not in shown
+    second = contents(folder)
+    assert {name: second[name] for name in first} == first
+    new = {name for name in set(second) - set(first) if not name.startswith("2/")}
+    assert new == {"README.md"}
+    assert "2/assets.extra/tf_serving_warmup_requests" not in second
+    assert b"| after training |" in second["1/README.md"]
+    # The figures of the run are not those of this epoch.
+    assert b"Not measured" in second["2/README.md"]
+    assert b"--epochs 3" in second["2/README.md"]
+
+
+def test_scales_and_whitening_are_in_the_graph(finished_run, tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(3):
+        pixels = rng.integers(0, 256, (16, 16, 3), "uint8")
+        paths.append(tmp_path / f"{number}.png")
+        PIL.Image.fromarray(pixels).save(paths[-1])
+    whitening = rng.normal(size=8) / 20, rng.normal(size=(8, 5))
+    np.savez(tmp_path / "pca.npz", mean=whitening[0], kernel=whitening[1])
+    more = "--scales", "1,0.7071,1.5", "--whitening", tmp_path / "pca.npz"
+    succeed("export", finished_run.folder, "--output", tmp_path / "tiny", *more)
+    version = tmp_path / "tiny" / "1"
+    served = tf.saved_model.load(str(version)).signatures["serving_default"]
+    files = tf.constant([path.read_bytes() for path in paths])
+    embedding = served(image_bytes=files)["embedding"]
+    model = load_model(finished_run.folder / "model.keras")
+    images = OriginalImages(paths)
+    apart = embed_at_scales(model, images, (1.0, 0.7071, 1.5))
+    expected = whiten_embeddings(combine_scales(apart), whitening)
+    assert embedding.shape == (3, 5)
+    np.testing.assert_allclose(embedding, expected, atol=1e-5)
+    assert np.abs(expected - whiten_embeddings(apart[0], whitening)).max() > 1e-3
+    assert "0.7071" in (version / "README.md").read_text(encoding="utf-8")
+
+
+def test_trouble_is_a_sentence_and_leaves_no_version(finished_run, tmp_path):
+    output = tmp_path / "tiny"
+    given = "export", finished_run.folder, "--output", output
+    assert "Expected `--scales`" in fail(*given, "--scales", "1,0")
+    np.savez(tmp_path / "pca.npz", mean=np.zeros(3), kernel=np.eye(3))
+    wrong = fail(*given, "--whitening", tmp_path / "pca.npz")
+    assert "whitening (mean, kernel) of 8 units" in wrong
+    assert not output.exists() or not any(
+        child.name.isdecimal() for child in output.iterdir()
+    )
