@@ -54,7 +54,7 @@ def export(
 ):
     """Export MODEL, a run folder or a `.keras` or `.pt` file, for TensorFlow Serving.
 
-The next version is written below OUTPUT, with its card, README.md. It takes the
+    The next version is written below OUTPUT, with its card, README.md. It takes the
     bytes of image files. `models.config`, `batching.config` and `docker-compose.yml`
     are written beside the versions if they are missing, and never changed. MODEL may
     also be a version of a SavedModel, to be written again for another image size.
