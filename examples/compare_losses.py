@@ -420,7 +420,9 @@ def main():
     parser.add_argument("--images-per-class", type=int, default=8)
     parser.add_argument("--flip", action="store_true", help="mirror every other image")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
-    parser.add_argument("--images", type=Path, help="keep the decoded images here (npz)")
+    parser.add_argument(
+        "--images", type=Path, help="keep the decoded images here (npz)"
+    )
     parser.add_argument(
         "--losses", nargs="+", choices=OPTIONS, default=list(OPTIONS),
         help="what to compare, AP always",

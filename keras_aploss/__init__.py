@@ -101,6 +101,13 @@ from keras_aploss.runs import (
     write_evaluation,
 )
 from keras_aploss.samplers import ClassBalancedSampler
+from keras_aploss.search import (
+    IndexedImage,
+    IndexReport,
+    VectorIndex,
+    index_folder,
+    model_fingerprint,
+)
 from keras_aploss.training import (
     MultistageTrainer,
     activation_bytes,
@@ -119,6 +126,8 @@ __all__ = [
     "GeneralizedMeanPooling2D",
     "ImageFiles",
     "ImageSet",
+    "IndexReport",
+    "IndexedImage",
     "MultistageTrainer",
     "OriginalImages",
     "PCAWhitening",
@@ -136,6 +145,7 @@ __all__ = [
     "TieAwareAPLoss",
     "TripletHardLoss",
     "TripletSemiHardLoss",
+    "VectorIndex",
     "activation_bytes",
     "ap_loss",
     "augment_database",
@@ -168,9 +178,11 @@ __all__ = [
     "fit_image",
     "image_folder",
     "image_manifest",
+    "index_folder",
     "load_ap_gem",
     "load_embeddings",
     "load_image",
+    "model_fingerprint",
     "pixel_embeddings",
     "postprocess_benchmark",
     "postprocess_embeddings",

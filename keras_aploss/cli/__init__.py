@@ -8,7 +8,9 @@ from keras_aploss import __version__
 from keras_aploss.cli.evaluate import evaluate
 from keras_aploss.cli.export import export
 from keras_aploss.cli.extract import extract
+from keras_aploss.cli.index import index
 from keras_aploss.cli.manifest import manifest
+from keras_aploss.cli.search import search
 from keras_aploss.cli.train import train
 
 
@@ -24,9 +26,9 @@ def main():
         keras-aploss train --data photos/ --image-size 128
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    for station in ("runs", "embeddings"):
+    for station in ("runs", "embeddings", "search"):
         logging.getLogger(f"keras_aploss.{station}").setLevel(logging.INFO)
 
 
-for command in (train, evaluate, extract, export, manifest):
+for command in (train, evaluate, extract, export, manifest, index, search):
     main.add_command(command)
