@@ -1,7 +1,7 @@
 """Rows of an index in memory, and what a row is.
 
-Exact search by one matrix product: the reference for the other places that hold rows,
-and for as many images as fit the memory the fastest of them.
+Search is exact, by one matrix product. Of the places that hold rows this is the
+fastest, for as many images as fit.
 
 Dimension key: Q queries, N images, D units, k results.
 """
@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_aploss.evaluation import top_k
-
 _BATCH = 16384
+_SIMILARITIES = 2**24  # in memory at a time: 64 MiB
 
 
 class Row(NamedTuple):
@@ -43,12 +42,10 @@ class MemoryRows:
         about: what the index is of, see `VectorIndex`.
     """
 
-    exact = True
-
     def __init__(self, about: dict):
         self.about = about
         self._rows: dict[str, Row] = {}
-        self._ordered: tuple[list[Row], np.ndarray] | None = None
+        self._held: tuple | None = None
 
     def count(self) -> int:
         """N."""
@@ -57,13 +54,13 @@ class MemoryRows:
     def write(self, rows: Sequence[Row]) -> None:
         """Add rows, or replace those of the same path."""
         self._rows |= {row.path: row for row in rows}
-        self._ordered = None
+        self._held = None
 
     def remove(self, paths: Sequence[str]) -> None:
         """Take out the rows of these paths; those that are not there, too."""
         for path in paths:
             self._rows.pop(path, None)
-        self._ordered = None
+        self._held = None
 
     def get(self, paths: Sequence[str]) -> dict[str, Row]:
         """The rows of these paths that are there, by their path."""
@@ -78,24 +75,37 @@ class MemoryRows:
     def nearest(
         self, queries: np.ndarray, k: int, labels: Sequence[str] | None
     ) -> list[list[Row]]:
-        """Of each query the k most similar rows; ties: the lower path first."""
-        rows, vectors = self._in_order()
-        if labels is not None:
-            chosen = [i for i, row in enumerate(rows) if row.label in set(labels)]
-            rows, vectors = [rows[i] for i in chosen], vectors[chosen]
-        k = min(k, len(rows))
-        if not k:
+        """Of each query k of the most similar rows, most similar first, or all.
+
+        The order of equal ones is not settled here.
+        """
+        rows, vectors, of_label = self._arrays()
+        if not rows:
             return [[] for _ in queries]
-        indices, similarities = top_k(queries, vectors, k)  # (Q, k)
-        return [
-            [
-                rows[i]._replace(similarity=value)
-                for i, value in zip(found, values, strict=True)
-            ]
-            for found, values in zip(
-                indices.tolist(), similarities.tolist(), strict=True
-            )
-        ]
+        chosen = None
+        if labels is not None:
+            found = [of_label[label] for label in set(labels) if label in of_label]
+            chosen = np.concatenate([*found, np.empty(0, np.int64)])
+        results = []
+        step = max(1, _SIMILARITIES // len(rows))
+        for start in range(0, len(queries), step):
+            similarities = queries[start : start + step] @ vectors.T  # (Q, N)
+            for row in similarities:
+                row = row if chosen is None else row[chosen]
+                best = np.arange(len(row))
+                if k < len(row):
+                    best = np.argpartition(row, len(row) - k)[len(row) - k :]
+                best = best[np.argsort(-row[best], kind="stable")]
+                places = best if chosen is None else chosen[best]
+                results.append(
+                    [
+                        rows[place]._replace(similarity=value)
+                        for place, value in zip(
+                            places.tolist(), row[best].tolist(), strict=True
+                        )
+                    ]
+                )
+        return results
 
     def flush(self) -> None:
         """Nothing is to be written."""
@@ -103,11 +113,15 @@ class MemoryRows:
     def close(self) -> None:
         """Nothing is to be closed."""
 
-    def _in_order(self):
-        if self._ordered is None:
-            rows = sorted(self._rows.values(), key=lambda row: row.path)
+    def _arrays(self):
+        """Rows, their vectors `(N, D)`, and the places of each label."""
+        if self._held is None:
+            rows = list(self._rows.values())
             vectors = np.empty((len(rows), self.about["units"]), np.float32)
-            for i, row in enumerate(rows):
-                vectors[i] = row.vector
-            self._ordered = rows, vectors
-        return self._ordered
+            of_label: dict[str, list[int]] = {}
+            for place, row in enumerate(rows):
+                vectors[place] = row.vector
+                of_label.setdefault(row.label, []).append(place)
+            places = {label: np.array(of) for label, of in of_label.items()}
+            self._held = rows, vectors, places
+        return self._held

@@ -72,11 +72,6 @@ class MilvusRows:
             self.close()
             raise
 
-    @property
-    def exact(self) -> bool:
-        """Whether the engine looks at every row."""
-        return self.about["index_type"] == "FLAT"
-
     def create(self, about: dict) -> None:
         """Make the collections, and note what the index is of."""
         types = self._types

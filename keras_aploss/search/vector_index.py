@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_aploss.embeddings.expansion import expand
+from keras_aploss.evaluation import top_k
 from keras_aploss.search.inputs import check_location, check_texts, check_vectors
 from keras_aploss.search.memory import MemoryRows, Row
 from keras_aploss.search.milvus import INDEX_TYPES, MAX_RESULTS, MilvusRows
@@ -203,6 +204,18 @@ class VectorIndex:
             path: (IndexedImage(*row[:3]), row.vector) for path, row in found.items()
         }
 
+    def embeddings(self) -> tuple[list[IndexedImage], np.ndarray]:
+        """All images and their `(N, D)` vectors, in the order of their paths.
+
+        On these `evaluation.top_k` gives the rankings of `search`.
+        """
+        rows = [row for batch in self._rows.scan(vectors=True) for row in batch]
+        rows.sort(key=path_of)
+        vectors = np.empty((len(rows), self.units), np.float32)
+        for place, row in enumerate(rows):
+            vectors[place] = row.vector
+        return [IndexedImage(*row[:3]) for row in rows], vectors
+
     def in_memory(self) -> "VectorIndex":
         """A copy in memory: exact, and faster by far, but not kept.
 
@@ -267,27 +280,22 @@ class VectorIndex:
         Images of the index, drawn at random, are the queries; the reference is exact
         search in NumPy, for which all embeddings are read into memory.
         """
-        exact = self.in_memory()
-        images = exact.images()
+        images, vectors = self.embeddings()
         if not images:
             raise ValueError("Expected an index with images. Received: an empty one.")
         generator = np.random.default_rng(seed)
         size = min(num_queries, len(images))
         chosen = generator.choice(len(images), size, replace=False)
-        found = exact.get([images[i].path for i in chosen])
-        queries = np.stack([vector for _, vector in found.values()])
-        right = total = 0
-        for ours, theirs in zip(
-            self.search(queries, k), exact.search(queries, k), strict=True
-        ):
-            right += len({row.path for row in ours} & {row.path for row in theirs})
-            total += len(theirs)
-        return right / total
+        exact, _ = top_k(vectors[chosen], vectors, min(k, len(images)))
+        found = self.search(vectors[chosen], k)
+        right = sum(
+            len({image.path for image in ours} & {images[i].path for i in theirs})
+            for ours, theirs in zip(found, exact, strict=True)
+        )
+        return right / exact.size
 
     def _ranked(self, queries, k, labels):
         """The k best rows of each query, in the order of `evaluation.top_k`."""
-        if isinstance(self._rows, MemoryRows):
-            return self._rows.nearest(queries, k, labels)
         ranked: list = [None] * len(queries)
         waiting, want = np.arange(len(queries)), k + _MORE
         while len(waiting):
