@@ -105,16 +105,8 @@ def index_folder(
     >>> folder.cleanup()
     """
     root = os.path.abspath(folder)
-    paths, skipped, unseen = _look_through(root)
-    pool_size = workers or os.cpu_count() or 1
-    hashes = _hashes(paths, pool_size, verbose)
-    for path, error in hashes.items():
-        if isinstance(error, OSError):
-            skipped.append(_unopened(error))
-            if not isinstance(error, FileNotFoundError):
-                unseen.append(path)
-    hashes = {path: h for path, h in hashes.items() if isinstance(h, str)}
-
+    workers = workers or os.cpu_count() or 1
+    hashes, skipped, unseen = _look_through(root, workers, verbose)
     there = {image.path: image for image in index.images()}
     new = {p: h for p, h in hashes.items() if p not in there or there[p].id != h}
     label_of = {path: _label(path, root) for path in new}
@@ -126,7 +118,7 @@ def index_folder(
         if path not in moved:
             fresh.setdefault(hash_, []).append(path)
     bad = _embed_fresh(
-        index, model, fresh, label_of, image_size, batch_size, pool_size, verbose
+        index, model, fresh, label_of, image_size, batch_size, workers, verbose
     )
     skipped += bad
 
@@ -150,8 +142,11 @@ def index_folder(
     )
 
 
-def _look_through(root):
-    """The images below a folder, files left out, and places that cannot be read."""
+def _look_through(root, workers, verbose):
+    """The hashes of images below a folder, files left out, and places not to be read.
+
+    From a place that may not be read nothing may be taken for gone.
+    """
     if not os.path.isdir(root):
         raise ValueError(
             f"Expected a folder of images. Received: {root!r}, which is none. Check "
@@ -175,7 +170,16 @@ def _look_through(root):
             f"Expected a folder with images. Received: {root!r}, which has none. "
             f"Nothing was deleted from the index.{advice}"
         )
-    return [path for path, _ in rows], skipped + others, unseen
+    hashes = {}
+    found = _hashes([path for path, _ in rows], workers, verbose)
+    for path, hash_ in found.items():
+        if not isinstance(hash_, OSError):
+            hashes[path] = hash_
+            continue
+        skipped.append(_unopened(hash_))
+        if not isinstance(hash_, FileNotFoundError):
+            unseen.append(path)
+    return hashes, skipped + others, unseen
 
 
 def _walk(root, note) -> Iterator[tuple[str, str | None]]:
