@@ -36,7 +36,8 @@ def test_files_exist():
 
 def test_options_of_commands_exist():
     commands = re.findall(
-        r"keras-aploss (train|evaluate|export|extract|manifest)([^\n`]*)", README
+        r"keras-aploss (train|evaluate|export|extract|index|manifest|search)([^\n`]*)",
+        README,
     )
     assert len(commands) > 5
     for name, arguments in commands:

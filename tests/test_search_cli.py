@@ -9,7 +9,14 @@ import pytest
 from command_line import fail, start, succeed, wait_until
 from PIL import Image
 
-from keras_aploss import ImageFiles, VectorIndex, embed, retrieval_model, top_k
+from keras_aploss import (
+    ImageFiles,
+    VectorIndex,
+    embed,
+    model_fingerprint,
+    retrieval_model,
+    top_k,
+)
 from keras_aploss.runs.checkpoint import load_model
 
 
@@ -137,6 +144,21 @@ def test_a_model_that_is_gone_is_asked_for(photos):
     assert "m.keras'. Received: nothing there. Give `--model`" in message
     given = "--model", "elsewhere.keras", "--image-size", 16
     assert "1.0000" in succeed("search", photos / "top.png", *given)
+
+
+def test_an_index_made_in_python_is_searched_with_its_model(photos):
+    extra()
+    model = retrieval_model("small_resnet", units=8)
+    model.save("m.keras")
+    with VectorIndex(
+        "images.db", units=8, fingerprint=model_fingerprint(model, 16)
+    ) as index:
+        paths = [str(photos / "top.png"), str(photos / "crow" / "a b.png")]
+        index.add(["1", "2"], embed(model, ImageFiles(paths, 16)), paths)
+    assert "Give `--model`" in fail("search", photos / "top.png")
+    given = "--model", "m.keras", "--image-size", 16
+    assert "1.0000" in succeed("search", photos / "top.png", *given)
+    assert "6 images. 6 embedded" in succeed("index", photos, *given)
 
 
 def test_without_the_extra_its_name_is_told(finished_run, photos, monkeypatch):

@@ -101,7 +101,7 @@ def index(
     quiet_engines()
     verbose = int(sys.stdout.isatty())
     with clear_errors():
-        encoder, opened = open_index(
+        encoder, size, opened = open_index(
             location, name, token, model, image_size, index_type
         )
         with opened:
@@ -110,7 +110,7 @@ def index(
                     opened,
                     encoder,
                     folder,
-                    image_size=opened.notes["image_size"],
+                    image_size=size,
                     batch_size=batch_size,
                     verbose=verbose,
                 )
@@ -133,9 +133,9 @@ def index(
 
 
 def open_index(location, name, token, model, image_size, index_type=None):
-    """The model of an index and the index; one of another model is refused.
+    """The model of an index, the size of its images, and the index.
 
-    Without a `model` it is that of the index; with an `index_type` there may be no
+    An index of another model is refused. Without a `model` it is that of the index; with an `index_type` there may be no
     index yet.
     """
     places = {"name": name, "token": token}
@@ -147,7 +147,8 @@ def open_index(location, name, token, model, image_size, index_type=None):
             new = {"units": encoder.outputs[0].shape[-1], "index_type": index_type}
             new["notes"] = {"model": str(model.absolute()), "image_size": size}
         fingerprint = model_fingerprint(encoder, size)
-        return encoder, VectorIndex(location, fingerprint=fingerprint, **new, **places)
+        opened = VectorIndex(location, fingerprint=fingerprint, **new, **places)
+        return encoder, size, opened
     opened = VectorIndex(location, **places)
     try:
         path = pathlib.Path(opened.notes.get("model", ""))
@@ -162,4 +163,4 @@ def open_index(location, name, token, model, image_size, index_type=None):
     except BaseException:
         opened.close()
         raise
-    return encoder, opened
+    return encoder, settings.image_size, opened

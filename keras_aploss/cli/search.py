@@ -60,14 +60,13 @@ def search(
     """
     quiet_engines()
     with clear_errors():
-        encoder, opened = open_index(location, name, token, model, image_size)
+        encoder, size, opened = open_index(location, name, token, model, image_size)
         with opened:
             if not len(opened):
                 raise ValueError(
                     f"Expected an index with images. Received: {location!r}, which is "
                     "empty. Fill it with `keras-aploss index`."
                 )
-            size = opened.notes["image_size"]
             queries = np.stack([load_image(path, size) for path in images])
             found = opened.search(
                 embed(encoder, queries, batch_size=16),
