@@ -135,8 +135,8 @@ def index(
 def open_index(location, name, token, model, image_size, index_type=None):
     """The model of an index, the size of its images, and the index.
 
-    An index of another model is refused. Without a `model` it is that of the index; with an `index_type` there may be no
-    index yet.
+    An index of another model is refused. Without a `model` it is that of the index;
+    with an `index_type` there may be no index yet.
     """
     places = {"name": name, "token": token}
     if model is not None:
