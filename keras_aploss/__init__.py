@@ -103,6 +103,13 @@ from keras_aploss.runs import (
     write_evaluation,
 )
 from keras_aploss.samplers import ClassBalancedSampler
+from keras_aploss.search import (
+    IndexedImage,
+    IndexReport,
+    VectorIndex,
+    index_folder,
+    model_fingerprint,
+)
 from keras_aploss.training import (
     MultistageTrainer,
     activation_bytes,
@@ -122,6 +129,8 @@ __all__ = [
     "GeneralizedMeanPooling2D",
     "ImageFiles",
     "ImageSet",
+    "IndexReport",
+    "IndexedImage",
     "MultistageTrainer",
     "OriginalImages",
     "PCAWhitening",
@@ -139,6 +148,7 @@ __all__ = [
     "TieAwareAPLoss",
     "TripletHardLoss",
     "TripletSemiHardLoss",
+    "VectorIndex",
     "activation_bytes",
     "ap_loss",
     "augment_database",
@@ -171,10 +181,12 @@ __all__ = [
     "fit_image",
     "image_folder",
     "image_manifest",
+    "index_folder",
     "load_ap_gem",
     "load_embeddings",
     "load_image",
     "map_per_class",
+    "model_fingerprint",
     "pixel_embeddings",
     "postprocess_benchmark",
     "postprocess_embeddings",

@@ -24,6 +24,7 @@ STATIONS = {
     "training": "",
     "checkpoints": "models layers pickles",
     "embeddings": "data layers",
+    "search": "data datasets embeddings evaluation",
     "callbacks": "evaluation pictures",
     "benchmarks": "data datasets embeddings evaluation layers",
 }

@@ -36,7 +36,9 @@ def test_files_exist():
 
 def test_options_of_commands_exist():
     commands = re.findall(
-        r"keras-aploss (train|evaluate|export|extract|embed|manifest)([^\n`]*)", README
+        r"keras-aploss (train|evaluate|export|extract|embed|index|manifest|search)"
+        r"([^\n`]*)",
+        README,
     )
     assert len(commands) > 5
     for name, arguments in commands:

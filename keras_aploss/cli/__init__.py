@@ -9,7 +9,9 @@ from keras_aploss.cli.embed import embed
 from keras_aploss.cli.evaluate import evaluate
 from keras_aploss.cli.export import export
 from keras_aploss.cli.extract import extract
+from keras_aploss.cli.index import index
 from keras_aploss.cli.manifest import manifest
+from keras_aploss.cli.search import search
 from keras_aploss.cli.train import train
 
 
@@ -25,9 +27,9 @@ def main():
         keras-aploss train --data photos/ --image-size 128
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    for station in ("runs", "embeddings"):
+    for station in ("runs", "embeddings", "search"):
         logging.getLogger(f"keras_aploss.{station}").setLevel(logging.INFO)
 
 
-for command in (train, evaluate, extract, export, embed, manifest):
+for command in (train, evaluate, extract, export, embed, index, search, manifest):
     main.add_command(command)

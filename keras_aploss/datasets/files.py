@@ -35,13 +35,14 @@ def walk_images(folder):
             if not name.startswith(".")
             and os.path.realpath(os.path.join(parent, name)) not in visited
         ]
-        found += [
-            os.path.join(parent, name)
-            for name in names
-            if not name.startswith(".")
-            and name.lower().endswith(_EXTENSIONS + _OTHER_EXTENSIONS)
-        ]
+        found += [os.path.join(parent, name) for name in names if is_image_name(name)]
     return sorted(found)
+
+
+def is_image_name(name):
+    """Whether a file that is not hidden has the extension of an image of any format."""
+    extensions = _EXTENSIONS + _OTHER_EXTENSIONS
+    return not name.startswith(".") and name.lower().endswith(extensions)
 
 
 def divide_by_format(rows):

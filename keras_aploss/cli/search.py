@@ -1,0 +1,101 @@
+"""`keras-aploss search`: the images of an index that look like one."""
+
+import pathlib
+import sys
+
+import click
+import numpy as np
+import rich.box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from keras_aploss.cli.index import index_options, open_index, quiet_engines
+from keras_aploss.cli.output import clear_errors
+from keras_aploss.data import load_image
+from keras_aploss.evaluation import embed
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path())
+@index_options
+@click.option(
+    "--model",
+    type=click.Path(exists=True, path_type=pathlib.Path),
+    help="By default the model that the index was made by, from where it was.",
+)
+@click.option("--image-size", type=int, help="By default that of the index.")
+@click.option(
+    "-k",
+    "--top",
+    type=click.IntRange(1, 16384),
+    default=10,
+    show_default=True,
+    help="How many images to show.",
+)
+@click.option("--label", "labels", multiple=True, help="Only images of this label.")
+@click.option(
+    "--expand",
+    type=click.IntRange(0, 16384),
+    default=0,
+    show_default=True,
+    help="Query expansion: how many of the nearest images are added to the query.",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0),
+    default=3.0,
+    show_default=True,
+    help="Exponent of the weights of query expansion.",
+)
+def search(
+    images, location, name, token, model, image_size, top, labels, expand, alpha
+):
+    """Show the images of an index that are most similar to each of IMAGES.
+
+    \b
+    Examples:
+        keras-aploss search photo.jpg
+        keras-aploss search photo.jpg --index photos.db --top 20 --expand 5
+    """
+    quiet_engines()
+    with clear_errors():
+        encoder, size, opened = open_index(location, name, token, model, image_size)
+        with opened:
+            if not len(opened):
+                raise ValueError(
+                    f"Expected an index with images. Received: {location!r}, which is "
+                    "empty. Fill it with `keras-aploss index`."
+                )
+            queries = np.stack([load_image(path, size) for path in images])
+            found = opened.search(
+                embed(encoder, queries, batch_size=16),
+                top,
+                labels=list(labels) or None,
+                expand_by=expand,
+                alpha=alpha,
+            )
+    for path, results in zip(images, found, strict=True):
+        _print_results(path, results)
+
+
+def _print_results(path, results):
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("similarity", justify="right", no_wrap=True)
+    table.add_column("label", overflow="fold")
+    table.add_column("path", overflow="fold")
+    for image in results:
+        label, name = _in_one_line(image.label), _in_one_line(image.path)
+        table.add_row(f"{image.similarity:.4f}", Text(label), Text(name))
+    # Through a pipe a table of 80 columns would break paths that are looked for.
+    console = Console() if sys.stdout.isatty() else Console(width=8300)
+    console.print(Text(f"\n{_in_one_line(str(path))}", style="bold"))
+    console.print(table)
+
+
+def _in_one_line(text):
+    """A name with what would break a line, or command a terminal, written out."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

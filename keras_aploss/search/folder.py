@@ -1,0 +1,326 @@
+"""An index that follows a folder: only what changed is embedded.
+
+Each image is known by its path, and its content by a hash of its bytes. A file whose
+path and hash are in the index is passed over. One whose hash is there under another
+path was moved or copied: it gets the same embedding. All others are embedded, some
+hundred at a time, and each such batch is in the index before the next is read: a kill
+costs one batch. What is gone from the folder leaves the index at the end, when all that
+is new is in.
+
+What cannot be read is never taken for gone: a folder that may not be opened, or a file,
+keeps what was indexed of it.
+
+Dimension key: N images, B images per batch, D units.
+"""
+
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import keras
+
+from keras_aploss.data import ImageFiles, SkippedImage, find_unreadable
+from keras_aploss.datasets.files import divide_by_format, is_image_name
+from keras_aploss.evaluation import embed
+from keras_aploss.search.vector_index import VectorIndex
+
+_AT_RISK = 256  # images that are embedded again after a kill
+_LINES = 20  # of skipped files in the log
+
+_logger = logging.getLogger(__name__)
+
+
+class IndexReport(NamedTuple):
+    """What `index_folder` did: numbers of images, and the files that it left out.
+
+    Example:
+    >>> from keras_aploss import IndexReport
+    >>> IndexReport(embedded=3, moved=1, unchanged=20, deleted=1, skipped=[]).embedded
+    3
+    """
+
+    embedded: int
+    moved: int
+    unchanged: int
+    deleted: int
+    skipped: list[SkippedImage]
+
+
+def index_folder(
+    index: VectorIndex,
+    model: keras.Model,
+    folder: str | os.PathLike,
+    *,
+    image_size: int,
+    batch_size: int = 16,
+    workers: int | None = None,
+    verbose: int = 0,
+) -> IndexReport:
+    """Bring an index up to date with the images below a folder.
+
+    The label of an image is the name of the sub-folder of `folder` that it lies in, at
+    any depth; without one it is empty. Paths are absolute, so that one index may hold
+    several folders: images of others stay as they are. Hidden files are ignored. Links
+    are followed, but not out of the folder.
+
+    Args:
+        index: of the same model, see `model_fingerprint`.
+        model: maps `(B, image_size, image_size, 3)` images to `(B, D)` embeddings of
+            unit length.
+        folder: the folder.
+        image_size: side of the squares that the images are made.
+        batch_size: images per call of the model.
+        workers: threads that read; by default one per processor.
+        verbose: 1 shows progress bars.
+
+    Returns:
+        An `IndexReport`. What was skipped is also logged, as warnings.
+
+    Raises:
+        ValueError: if the folder does not exist or holds no image (nothing is deleted),
+            or the model does not fit the index.
+        OSError: if the index cannot be written. What was written stays; the same call
+            goes on from there.
+
+    Example:
+    >>> import pathlib, tempfile, PIL.Image
+    >>> from keras_aploss import VectorIndex, index_folder, retrieval_model
+    >>> model = retrieval_model("small_resnet", units=8)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> crows = pathlib.Path(folder.name, "crows")
+    >>> crows.mkdir()
+    >>> PIL.Image.new("RGB", (40, 40), "black").save(crows / "a.png")
+    >>> index = VectorIndex(units=8)
+    >>> index_folder(index, model, folder.name, image_size=32)[:4]
+    (1, 0, 0, 0)
+    >>> _ = (crows / "a.png").rename(crows / "b.png")
+    >>> index_folder(index, model, folder.name, image_size=32)[:4]
+    (0, 1, 0, 1)
+    >>> index.images()[0].label
+    'crows'
+    >>> folder.cleanup()
+    """
+    root = os.path.abspath(folder)
+    workers = workers or os.cpu_count() or 1
+    hashes, skipped, unseen = _look_through(root, workers, verbose)
+    there = {image.path: image for image in index.images()}
+    new = {p: h for p, h in hashes.items() if p not in there or there[p].id != h}
+    label_of = {path: _label(path, root) for path in new}
+    holders = {image.id: image.path for image in there.values()}
+    moved = {path: holders[h] for path, h in new.items() if h in holders}
+    _copy_vectors(index, moved, new, label_of)
+    fresh: dict[str, list[str]] = {}
+    for path, hash_ in new.items():
+        if path not in moved:
+            fresh.setdefault(hash_, []).append(path)
+    bad = _embed_fresh(
+        index, model, fresh, label_of, image_size, batch_size, workers, verbose
+    )
+    skipped += bad
+
+    kept = set(hashes) - {path for path, _ in bad}
+    gone = [
+        path
+        for path in there
+        if _is_below(path, root)
+        and path not in kept
+        and not any(path == other or _is_below(path, other) for other in unseen)
+    ]
+    index.delete(gone)
+    index.flush()
+    _log(skipped)
+    return IndexReport(
+        embedded=len(new) - len(moved) - len(bad),
+        moved=len(moved),
+        unchanged=len(hashes) - len(new),
+        deleted=len(gone),
+        skipped=sorted(skipped),
+    )
+
+
+def _look_through(root, workers, verbose):
+    """The hashes of images below a folder, files left out, and places not to be read.
+
+    From a place that may not be read nothing may be taken for gone.
+    """
+    if not os.path.isdir(root):
+        raise ValueError(
+            f"Expected a folder of images. Received: {root!r}, which is none. Check "
+            "its spelling."
+        )
+    skipped, unseen, paths = [], [], []
+
+    def note(error):
+        skipped.append(_unopened(error))
+        unseen.append(error.filename)
+
+    for path, reason in _walk(root, note):
+        if reason is None:
+            paths.append(path)
+        else:
+            skipped.append(SkippedImage(path, reason))
+    rows, others = divide_by_format([(path, "") for path in sorted(paths)])
+    if not rows:
+        advice = f" Convert the {len(others)} of other formats." if others else ""
+        raise ValueError(
+            f"Expected a folder with images. Received: {root!r}, which has none. "
+            f"Nothing was deleted from the index.{advice}"
+        )
+    hashes = {}
+    found = _hashes([path for path, _ in rows], workers, verbose)
+    for path, hash_ in found.items():
+        if not isinstance(hash_, OSError):
+            hashes[path] = hash_
+            continue
+        skipped.append(_unopened(hash_))
+        if not isinstance(hash_, FileNotFoundError):
+            unseen.append(path)
+    return hashes, skipped + others, unseen
+
+
+def _walk(root, note) -> Iterator[tuple[str, str | None]]:
+    """Yield images of any format, each with the reason to leave it out, or None."""
+    real_root = os.path.realpath(root)
+    visited = set()
+    for parent, folders, names in os.walk(root, followlinks=True, onerror=note):
+        visited.add(os.path.realpath(parent))
+        inside = []
+        for name in sorted(folders):
+            path = os.path.join(parent, name)
+            real = os.path.realpath(path)
+            if name.startswith(".") or real in visited:
+                continue
+            if not _is_below(real, real_root):
+                yield path, "it is a link out of the folder"
+                continue
+            inside.append(name)
+        folders[:] = inside
+        for name in names:
+            if not is_image_name(name):
+                continue
+            path = os.path.join(parent, name)
+            if not _is_below(os.path.realpath(path), real_root):
+                yield path, "it is a link out of the folder"
+            elif not _is_text(path):
+                yield path, "its name is not UTF-8; rename it"
+            else:
+                yield path, None
+
+
+def _is_below(path, folder):
+    return path.startswith(os.path.join(folder, ""))
+
+
+def _is_text(path):
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _label(path, root):
+    """The sub-folder of the root, or nothing."""
+    first, _, rest = os.path.relpath(path, root).partition(os.sep)
+    return first if rest else ""
+
+
+def _hashes(paths, workers, verbose):
+    """The hash of each file, or why it cannot be read."""
+    progress = keras.utils.Progbar(len(paths), verbose=verbose, unit_name="file")
+    with ThreadPoolExecutor(workers) as pool:
+        hashes = {}
+        for path, found in zip(paths, pool.map(_hash, paths), strict=True):
+            hashes[path] = found
+            progress.update(len(hashes))
+    return hashes
+
+
+def _hash(path):
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        # What is no file is not read, but left to `find_unreadable`: a pipe would be
+        # waited for without end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return ""
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        return error
+    return digest.hexdigest()
+
+
+def _unopened(error):
+    return SkippedImage(error.filename, f"it cannot be opened: {error.strerror}")
+
+
+def _copy_vectors(index, moved, new, label_of):
+    """Give moved and copied images the vector that their content has already.
+
+    Args:
+        index: the index.
+        moved: to each of them a path that the index knows the content by.
+        new: the hash of each.
+        label_of: the label of each.
+    """
+    # Where files changed places, a vector is overwritten before it is asked for.
+    overwritten = index.get([path for path in set(moved.values()) if path in new])
+    paths = list(moved)
+    for start in range(0, len(paths), _AT_RISK):
+        some = paths[start : start + _AT_RISK]
+        found = index.get([moved[path] for path in some]) | overwritten
+        index.add(
+            [new[path] for path in some],
+            [found[moved[path]][1] for path in some],
+            some,
+            [label_of[path] for path in some],
+        )
+
+
+def _embed_fresh(
+    index, model, fresh, label_of, image_size, batch_size, workers, verbose
+):
+    """Embed each new content once, and add the images that have it.
+
+    `fresh` holds the paths of each hash. Returns the files that are no readable images.
+    """
+    progress = keras.utils.Progbar(len(fresh), verbose=verbose, unit_name="image")
+    bad, hashes = [], list(fresh)
+    for start in range(0, len(hashes), _AT_RISK):
+        some = hashes[start : start + _AT_RISK]
+        first = [fresh[hash_][0] for hash_ in some]
+        reasons = dict(find_unreadable(first, workers=workers))
+        bad += [
+            SkippedImage(path, reasons[fresh[hash_][0]])
+            for hash_ in some
+            if fresh[hash_][0] in reasons
+            for path in fresh[hash_]
+        ]
+        some = [hash_ for hash_ in some if fresh[hash_][0] not in reasons]
+        if some:
+            vectors = embed(
+                model,
+                ImageFiles([fresh[hash_][0] for hash_ in some], image_size),
+                batch_size=batch_size,
+                workers=workers,
+            )
+            rows = [
+                (hash_, vector, path, label_of[path])
+                for hash_, vector in zip(some, vectors, strict=True)
+                for path in fresh[hash_]
+            ]
+            index.add(*zip(*rows, strict=True))
+        progress.update(min(start + _AT_RISK, len(hashes)))
+    return bad
+
+
+def _log(skipped):
+    for path, reason in sorted(skipped)[:_LINES]:
+        _logger.warning("Left out %r: %s.", path, reason)
+    if len(skipped) > _LINES:
+        _logger.warning("And %d more files were left out.", len(skipped) - _LINES)
