@@ -36,12 +36,16 @@ collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
 collect_ignore.append("torch_network.py")
 # Runs in TensorFlow 2.15, by `tox -e addons`.
 collect_ignore.append("addons")
+# A server of the tests, of the messages of the extra `serving`.
+collect_ignore.append("model_server.py")
 
 # XLA compiles each of their cases for seconds: of these, some stand for all.
 COMPILED = {"test_multistage.py", "test_trainer.py"}
 FAST = ("adamw", "dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
 
 LONG_ON_TENSORFLOW = ("adamw", "checkpoints_and_validation", "xla")
+# Of losses under XLA on TensorFlow; those of JAX are compiled by XLA, all of them.
+FAST_UNDER_XLA = ("same_input_same_bits[xla]", "changes_nothing[False-xla]")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,6 +69,13 @@ def pytest_collection_modifyitems(items):
             is_long = on_jax or any(name in item.nodeid for name in LONG_ON_TENSORFLOW)
             if is_long and not any(name in item.nodeid for name in stands_for_all):
                 item.add_marker(pytest.mark.slow)
+        elif (
+            keras.backend.backend() == "tensorflow"
+            and item.path.name in ON_TORCH
+            and "xla" in item.nodeid
+            and not any(name in item.nodeid for name in FAST_UNDER_XLA)
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -187,6 +187,7 @@ def test_a_folder_with_bad_files_trains_whitens_and_exports(photos, tmp_path):
     np.testing.assert_allclose(served, embeddings, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_queries_of_a_manifest_are_evaluated_against_its_gallery(photos, tmp_path):
     rows = [("path", "label", "split")]
     for landmark in range(6):

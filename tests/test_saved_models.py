@@ -72,6 +72,7 @@ def test_both_signatures_answer(folder):
     assert found.shape == (3, embedding.shape[1])
 
 
+@pytest.mark.slow
 def test_the_model_of_the_embedded_set_has_the_metrics_of_its_card():
     folder = ROOT / "synthetic_landmarks"
     output = succeed("evaluate", folder / "1", "--image-size", 64)

@@ -228,7 +228,10 @@ def test_config_makes_the_same_trainer():
     assert same.encoder.get_config() == trainer.encoder.get_config()
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)],
+)
 def test_trains_in_half_precision(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
