@@ -1,5 +1,6 @@
 """Run the command line: within the test, or as a process of its own."""
 
+import csv
 import os
 import pathlib
 import signal
@@ -8,6 +9,8 @@ import sys
 import time
 
 import click.testing
+import numpy as np
+import PIL.Image
 from processes import started
 
 from keras_aploss import cli
@@ -34,6 +37,24 @@ def fail(*args, code=1):
     assert "Traceback" not in result.output
     assert "Error: " in result.stderr
     return " ".join(result.stderr.split())
+
+
+def read_table(path):
+    """The rows of a CSV file that a command wrote."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def write_photos(folder, names):
+    """Photos of two sizes at these paths; a broken one, and one that is not read."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(names):
+        size = (40, 30, 3) if number % 2 else (24, 36, 3)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(rng.integers(0, 256, size, "uint8")).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "other.webp").write_bytes(b"of another format")
+    return folder
 
 
 def start(folder, *args):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve
+from test_metrics import rows_of_similarities
 
 from keras_aploss import (
     evaluate_leave_one_out,
@@ -26,10 +27,7 @@ def curve_of(similarity, relevance, levels):
 @pytest.mark.parametrize("num_positives", [1, 7, 20, 100, 133])
 def test_curve_equals_scikit_learn(num_positives, decimals):
     """With ties and without; with fewer positives than levels, as many, and more."""
-    rng = np.random.default_rng([num_positives, decimals])
-    similarity = rng.normal(size=(6, 200)).round(decimals)
-    relevance = rng.permuted(np.tile(np.arange(200) < num_positives, (6, 1)), axis=1)
-    similarity += 0.5 * relevance
+    similarity, relevance = rows_of_similarities(num_positives, decimals)
     levels = np.linspace(0, 1, 101)
     expected = np.mean(
         [curve_of(*row, levels) for row in zip(similarity, relevance, strict=True)], 0

@@ -1,12 +1,10 @@
 """`keras-aploss embed`: what `extract` writes, from a server."""
 
-import csv
 import json
 
 import numpy as np
-import PIL.Image
 import pytest
-from command_line import fail, succeed
+from command_line import fail, read_table, succeed, write_photos
 
 from keras_aploss import export_saved_model, load_embeddings
 from keras_aploss.client import embedding_client
@@ -32,21 +30,8 @@ def server(models):
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "my photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(5):
-        size = (40, 30, 3) if number % 2 else (24, 36, 3)
-        pixels = rng.integers(0, 256, size, "uint8")
-        PIL.Image.fromarray(pixels).save(folder / f"é {number}.png")
-    (folder / "broken.jpg").write_bytes(b"no image")
-    (folder / "other.webp").write_bytes(b"of another format")
-    return folder
-
-
-def table(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))
+    names = [f"é {number}.png" for number in range(5)]
+    return write_photos(tmp_path / "my photos", names)
 
 
 def test_it_writes_what_extract_writes(server, models, finished_run, photos, tmp_path):
@@ -56,8 +41,8 @@ def test_it_writes_what_extract_writes(server, models, finished_run, photos, tmp
     succeed("extract", finished_run.folder, photos, "--output", theirs)
     np.testing.assert_allclose(np.load(ours), np.load(theirs), atol=1e-5)
     assert load_embeddings(ours, count=5, units=8, check=True).dtype == np.float32
-    assert table(f"{ours}.csv") == table(f"{theirs}.csv")
-    skipped = [table(f"{path}.skipped.csv") for path in (ours, theirs)]
+    assert read_table(f"{ours}.csv") == read_table(f"{theirs}.csv")
+    skipped = [read_table(f"{path}.skipped.csv") for path in (ours, theirs)]
     assert [row[0] for row in skipped[0]] == [row[0] for row in skipped[1]]
     assert "cannot decode" in dict(skipped[0])[str(photos / "broken.jpg")]
     assert "2 files left out" in shown
@@ -77,7 +62,7 @@ def test_files_and_lists_are_taken_in_order(models, photos, tmp_path):
         to = "--server", address, "--model", "tiny", "--output", output
         succeed("embed", *given, *to, "--units", 8)
     paths = [str(photos / f"é {number}.png") for number in (4, 3, 1)]
-    assert table(f"{output}.csv")[1:] == [[path] for path in paths]
+    assert read_table(f"{output}.csv")[1:] == [[path] for path in paths]
     assert not (tmp_path / "some.npy.skipped.csv").exists()
 
 

@@ -1,12 +1,11 @@
 """`keras-aploss extract`: a file of embeddings, its lists, and how it goes on."""
 
-import csv
 import pathlib
 import signal
 
 import numpy as np
 import pytest
-from command_line import fail, start, succeed, wait_until
+from command_line import fail, read_table, start, succeed, wait_until, write_photos
 from PIL import Image
 
 from keras_aploss import ImageFiles, embed
@@ -15,23 +14,9 @@ from keras_aploss.runs.checkpoint import load_model
 
 @pytest.fixture
 def photos(tmp_path):
-    """Six photos of two sizes, at two depths; a broken one, and one not read."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "photos"
-    (folder / "deeper").mkdir(parents=True)
-    for number in range(6):
-        size = (40, 30, 3) if number % 2 else (24, 36, 3)
-        pixels = rng.integers(0, 256, size, "uint8")
-        place = folder / "deeper" if number > 3 else folder
-        Image.fromarray(pixels).save(place / f"{number}.png")
-    (folder / "broken.jpg").write_bytes(b"no image")
-    (folder / "other.webp").write_bytes(b"of another format")
-    return folder
-
-
-def table(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))
+    """Six photos at two depths, and two files that are none."""
+    names = [f"{'deeper/' * (number > 3)}{number}.png" for number in range(6)]
+    return write_photos(tmp_path / "photos", names)
 
 
 def test_a_folder_gives_a_row_for_each_image(finished_run, photos, tmp_path):
@@ -39,13 +24,13 @@ def test_a_folder_gives_a_row_for_each_image(finished_run, photos, tmp_path):
     shown = succeed("extract", finished_run.folder, photos, "--output", output)
     embeddings = np.load(output)
     assert embeddings.shape == (6, 8)
-    paths = [path for (path,) in table(f"{output}.csv")[1:]]
+    paths = [path for (path,) in read_table(f"{output}.csv")[1:]]
     assert len(paths) == 6
     expected = embed(
         load_model(finished_run.folder / "model.keras"), ImageFiles(paths, 16)
     )
     np.testing.assert_allclose(embeddings, expected, atol=1e-5)
-    skipped = table(f"{output}.skipped.csv")[1:]
+    skipped = read_table(f"{output}.skipped.csv")[1:]
     assert {pathlib.Path(path).name for path, _ in skipped} == {
         "broken.jpg",
         "other.webp",
@@ -72,7 +57,7 @@ def test_a_list_is_kept_in_its_order(finished_run, photos, tmp_path):
         output = tmp_path / f"{kind}.npy"
         given = finished_run.folder, photos / f"list.{kind}", "--output", output
         succeed("extract", *given)
-        assert [path for (path,) in table(f"{output}.csv")[1:]] == [
+        assert [path for (path,) in read_table(f"{output}.csv")[1:]] == [
             str(photos / name) for name in names
         ]
     np.testing.assert_array_equal(

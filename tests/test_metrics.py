@@ -84,14 +84,19 @@ def test_equals_the_definitions(case):
     np.testing.assert_allclose(trapezoid[rows], [e["trapezoid"] for e in expected])
 
 
+def rows_of_similarities(num_positives, decimals):
+    """Six queries of 200 images, of which the positives are somewhat nearer."""
+    rng = np.random.default_rng([num_positives, decimals])
+    similarity = rng.normal(size=(6, 200)).round(decimals)
+    relevance = rng.permuted(np.tile(np.arange(200) < num_positives, (6, 1)), axis=1)
+    return similarity + 0.5 * relevance, relevance
+
+
 @pytest.mark.parametrize("decimals", [1, 6])
 @pytest.mark.parametrize("num_positives", [1, 20, 32, 33, 150])
 def test_step_ap_equals_scikit_learn(num_positives, decimals):
     """With ties and without, and with both ways of counting."""
-    rng = np.random.default_rng([num_positives, decimals])
-    similarity = rng.normal(size=(6, 200)).round(decimals)
-    relevance = rng.permuted(np.tile(np.arange(200) < num_positives, (6, 1)), axis=1)
-    similarity += 0.5 * relevance
+    similarity, relevance = rows_of_similarities(num_positives, decimals)
     expected = [
         average_precision_score(*row) for row in zip(relevance, similarity, strict=True)
     ]

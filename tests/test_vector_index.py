@@ -43,6 +43,14 @@ def in_path_order(count):
     return paths, np.random.default_rng(9).permutation(count)
 
 
+def check_same(found, indices, similarities, atol):
+    """What an index found is what `top_k` gives."""
+    ours = [[int(image.path[:5]) for image in images] for images in found]
+    np.testing.assert_array_equal(ours, indices)
+    ours = [[image.similarity for image in images] for images in found]
+    np.testing.assert_allclose(ours, similarities, atol=atol)
+
+
 def fill(index, vectors, paths=None, labels=None):
     paths = paths or [f"{i:05d}.jpg" for i in range(len(vectors))]
     index.add([f"id of {path}" for path in paths], vectors, paths, labels)
@@ -68,13 +76,7 @@ def test_rankings_are_those_of_the_evaluation_with_ties(places, k):
         fill(index, vectors[order], [paths[i] for i in order])
         found = index.search(queries, k)
     expected, similarities = top_k(queries, vectors, k)
-    ours = [[int(image.path[:5]) for image in images] for images in found]
-    np.testing.assert_array_equal(ours, expected)
-    np.testing.assert_allclose(
-        [[image.similarity for image in images] for images in found],
-        similarities,
-        atol=1e-6,
-    )
+    check_same(found, expected, similarities, atol=1e-6)
 
 
 def test_more_ties_than_results_are_asked_for_until_all_are_there(places):
@@ -142,14 +144,23 @@ def test_query_expansion_is_that_of_the_embeddings(places):
         plain = index.search(queries, 8)
     expanded = expand_queries(queries, vectors, k=4, alpha=2.0)
     expected, similarities = top_k(expanded, vectors, 8)
-    ours = [[int(image.path[:5]) for image in images] for images in found]
-    np.testing.assert_array_equal(ours, expected)
-    np.testing.assert_allclose(
-        [[image.similarity for image in images] for images in found],
-        similarities,
-        atol=1e-5,
-    )
+    check_same(found, expected, similarities, atol=1e-5)
     assert found != plain
+
+
+def test_queries_are_expanded_by_what_all_of_them_found(monkeypatch):
+    """A graph of neighbours may miss some: here the last one of the first query."""
+    vectors, queries = unit_rows(50), unit_rows(3, 3)
+    index = fill(VectorIndex(units=vectors.shape[1]), vectors)
+    expected = index.search(queries, 5, expand_by=3)
+    nearest = index._rows.nearest
+
+    def miss_one(queries, k, labels):
+        first, *others = nearest(queries, k, labels)
+        return [first[: 3 if k == 4 + 10 else k], *others]
+
+    monkeypatch.setattr(index._rows, "nearest", miss_one)
+    assert index.search(queries, 5, expand_by=4) == expected
 
 
 def test_a_graph_of_neighbours_reports_its_recall(places):

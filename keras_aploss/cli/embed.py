@@ -9,9 +9,10 @@ import click
 import keras
 import numpy as np
 
-from keras_aploss.cli.extract import listed_paths, write_table
+from keras_aploss.cli.extract import listed_paths, print_embedded, write_table
 from keras_aploss.cli.output import clear_errors
 from keras_aploss.client import EmbeddingClient
+from keras_aploss.client.embedding_client import none_readable
 from keras_aploss.embeddings.resuming import check_free
 from keras_aploss.embeddings.storage import rows_per_block, save_blocks
 
@@ -110,12 +111,7 @@ def embed(images, server, output, model, model_version, units, **options):
         )
         with client:
             shape, skipped = _write(client, paths, others, output)
-    click.echo(f"{output}: {shape[0]:,} embeddings of {shape[1]:,} units")
-    click.echo(f"{output}.csv: the image of each")
-    if skipped:
-        click.echo(f"{output}.skipped.csv: {len(skipped):,} files left out, such as")
-    for path, reason in skipped[:3]:
-        click.echo(f"  {path}: {reason}")
+    print_embedded(output, shape, skipped)
 
 
 def _find(images):
@@ -143,10 +139,7 @@ def _write(client, paths, others, output):
         embedded, skipped = _embed(client, paths, rows)
         skipped += others
         if not embedded:
-            raise ValueError(
-                f"Expected at least one readable image. Received: {len(skipped)} "
-                f"files, such as {skipped[0].path!r}: {skipped[0].reason}."
-            )
+            raise none_readable(skipped)
         shape = len(embedded), client.units
         settings = {"server": client.server, "model": client.model}
         settings["model_version"] = client.version

@@ -7,7 +7,7 @@ import shlex
 import click
 
 from keras_aploss.benchmarks import read_whitening
-from keras_aploss.cli.models import load_encoder
+from keras_aploss.cli.models import load_encoder, training_of
 from keras_aploss.cli.output import clear_errors
 from keras_aploss.cli.scales import read_scales, scales_option
 from keras_aploss.data.decoding import MAX_PIXELS
@@ -15,7 +15,6 @@ from keras_aploss.embeddings.whitening import mean_and_kernel
 from keras_aploss.export import export_saved_model, write_serving_files
 from keras_aploss.export import warmup as warmup_requests
 from keras_aploss.export.serving import served_name
-from keras_aploss.runs import RunSettings
 from keras_aploss.runs.card import model_card, read_evaluation
 
 
@@ -118,11 +117,11 @@ def _warmup_files(wanted, image_size, name):
 
 def _run_of(model):
     """The settings and the figures of the run, as far as MODEL is of one."""
-    folder = model if model.is_dir() else model.parent
-    if not (folder / "settings.json").exists() or model.suffix in (".pt", ".pth"):
+    settings = training_of(model)
+    if settings is None:
         return None, None
+    folder = model if model.is_dir() else model.parent
     # The figures are those of `model.keras`, not of the best or an unfinished epoch.
     measured = folder / "model.keras"
     is_measured = measured.exists() and model in (folder, measured)
-    settings = RunSettings.load(folder / "settings.json")
     return settings, read_evaluation(folder) if is_measured else None

@@ -109,7 +109,12 @@ def extract(
                 workers=os.cpu_count() or 1,
                 verbose=verbose,
             )
-    count, units = embeddings.shape
+    print_embedded(output, embeddings.shape, skipped)
+
+
+def print_embedded(output, shape, skipped):
+    """Say what was written: a file of `shape`, its list, and what was left out."""
+    count, units = shape
     click.echo(f"{output}: {count:,} embeddings of {units:,} units")
     click.echo(f"{output}.csv: the image of each")
     if skipped:

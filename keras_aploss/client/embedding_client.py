@@ -145,14 +145,7 @@ class EmbeddingClient:
             skipped += bad
         rows = [part for part in rows if len(part)]
         if not rows:
-            raise ValueError(
-                "Expected at least one readable image. Received: "
-                f"{len(skipped)} files, none readable"
-                + (
-                    f", such as {skipped[0].path!r}: {skipped[0].reason}."
-                    * bool(skipped)
-                )
-            )
+            raise none_readable(skipped)
         return np.concatenate(rows), skipped
 
     def embed_batches(
@@ -283,6 +276,15 @@ def _groups(sizes, batch_size):
         groups[-1].append(i)
         total += size
     return groups
+
+
+def none_readable(skipped: Sequence[SkippedImage]) -> ValueError:
+    """The error where no file is left to embed."""
+    example = "".join(f", such as {path!r}: {why}" for path, why in skipped[:1])
+    return ValueError(
+        "Expected at least one readable image. Received: "
+        f"{len(skipped)} files, none readable{example}."
+    )
 
 
 def _size(path):

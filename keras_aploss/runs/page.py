@@ -271,7 +271,8 @@ def _left_out(skipped):
         for row in shown
     )
     head = (element("th", text, scope="col") for text in ("path", "reason"))
-    table = element("table", element("thead", element("tr", *head)),
-                    element("tbody", *cells))  # fmt: skip
+    files = element(
+        "table", element("thead", element("tr", *head)), element("tbody", *cells)
+    )
     yield element("p", count)
-    yield details("Which, and why", table)
+    yield details("Which, and why", files)

@@ -117,9 +117,12 @@ def index_folder(
     for path, hash_ in new.items():
         if path not in moved:
             fresh.setdefault(hash_, []).append(path)
-    bad = _embed_fresh(
-        index, model, fresh, label_of, image_size, batch_size, workers, verbose
-    )
+
+    def embed_files(paths):
+        files = ImageFiles(paths, image_size)
+        return embed(model, files, batch_size=batch_size, workers=workers)
+
+    bad = _embed_fresh(index, embed_files, fresh, label_of, workers, verbose)
     skipped += bad
 
     kept = set(hashes) - {path for path, _ in bad}
@@ -282,12 +285,19 @@ def _copy_vectors(index, moved, new, label_of):
         )
 
 
-def _embed_fresh(
-    index, model, fresh, label_of, image_size, batch_size, workers, verbose
-):
+def _embed_fresh(index, embed_files, fresh, label_of, workers, verbose):
     """Embed each new content once, and add the images that have it.
 
-    `fresh` holds the paths of each hash. Returns the files that are no readable images.
+    Args:
+        index: the index.
+        embed_files: gives the `(B, D)` embeddings of B paths.
+        fresh: the paths of each hash.
+        label_of: the label of each path.
+        workers: threads that read.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        The files that are no readable images.
     """
     progress = keras.utils.Progbar(len(fresh), verbose=verbose, unit_name="image")
     bad, hashes = [], list(fresh)
@@ -303,12 +313,7 @@ def _embed_fresh(
         ]
         some = [hash_ for hash_ in some if fresh[hash_][0] not in reasons]
         if some:
-            vectors = embed(
-                model,
-                ImageFiles([fresh[hash_][0] for hash_ in some], image_size),
-                batch_size=batch_size,
-                workers=workers,
-            )
+            vectors = embed_files([fresh[hash_][0] for hash_ in some])
             rows = [
                 (hash_, vector, path, label_of[path])
                 for hash_, vector in zip(some, vectors, strict=True)

@@ -309,11 +309,12 @@ class VectorIndex:
 
     def _expanded(self, queries, size, alpha):
         found = self._ranked(queries, size, None)
-        most = max(len(rows) for rows in found)
-        if not most:
+        # A graph of neighbours may find fewer for one query than for another.
+        size = min((len(rows) for rows in found), default=0)
+        if not size:
             return queries
-        database = np.array([row.vector for rows in found for row in rows], np.float32)
-        indices = np.arange(len(database)).reshape(len(queries), most)  # (Q, k)
+        database = np.stack([row.vector for rows in found for row in rows[:size]])
+        indices = np.arange(len(database)).reshape(len(queries), size)  # (Q, k)
         return expand(queries, database, indices, alpha)
 
     def _require_units(self, units):
