@@ -11,6 +11,7 @@ import base64
 import binascii
 import functools
 import math
+import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -100,8 +101,8 @@ class ImageSearch:
             side: functools.lru_cache(kept)(functools.partial(self._draw, side=side))
             for side, kept in _KEPT.items()
         }
-        # The first call traces the model, which nobody should wait for.
-        vector = self._embed(np.zeros((image_size, image_size, 3), np.uint8))
+        # The first call traces decoder and model, which nobody should wait for.
+        vector = self.embed_upload(encode_thumbnail(np.zeros((8, 8, 3), np.uint8), 8))
         index.require_model(None, len(vector))
 
     def __len__(self):
@@ -189,9 +190,14 @@ class ImageSearch:
         Raises:
             ImageGoneError: there is no such image, or its file is another one now.
         """
-        return self._pictures[side](key)
+        try:
+            status = os.stat(self.find(key).path)
+            version = status.st_mtime_ns, status.st_size, status.st_ino
+        except OSError:
+            version = None  # which `_draw` explains
+        return self._pictures[side](key, version)
 
-    def _draw(self, key, side):
+    def _draw(self, key, version, side):
         contents = read_indexed(self.find(key), self._folder, verify=self._verify)
         return encode_thumbnail(decode_indexed(contents, self.max_pixels), side)
 

@@ -7,7 +7,7 @@
     GET  /images/KEY              a picture; /images/KEY/large one of a query
     GET  /images/KEY/query        what the page needs to search by it; ?box= for a part
 
-Errors are JSON: `{"error": "a sentence"}`. Starlette is imported where it is used: it
+Errors are JSON, `{"error": "why"}`. Starlette is imported where it is used: it
 comes with the extra `app`, as the server does.
 """
 
@@ -186,7 +186,7 @@ class _Pages:
         async with self._uploads:
             contents = await read_body(request, self.limit)
             if not contents:
-                raise ValueError("the file is empty")
+                raise ValueError("it is empty")
             vector = await self._run_sync(self._searcher.embed_upload, contents, box)
         return _json({"query": to_text(vector)})
 
@@ -275,8 +275,8 @@ def _error_handlers(limit):
     """A sentence for everything that can go wrong."""
     from starlette.exceptions import HTTPException
 
-    too_large = f"The file is too large: at most {limit / 2**20:,.4g} MiB are taken."
-    late = f"The file took longer than {SECONDS} seconds to arrive."
+    too_large = f"it is too large: at most {limit / 2**20:,.4g} MiB are taken"
+    late = f"it took longer than {SECONDS} seconds to arrive"
     broken = "The server failed: its log tells why."
 
     def answer(status, sentence=None):

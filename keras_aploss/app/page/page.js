@@ -41,6 +41,13 @@ async function ask(address, options = {}) {
   return answer;
 }
 
+// Reasons begin in lower case and go on with what failed; sentences follow it.
+function sentence(what, { message }) {
+  const end = /[.?]$/.test(message) ? "" : ".";
+  if (!what) return message[0].toUpperCase() + message.slice(1) + end;
+  return what + (/^[a-z]/.test(message) ? ": " : ". ") + message + end;
+}
+
 // Do what a person wants, instead of what was wanted before.
 async function attempt(work, what = "") {
   const mine = ++turn;
@@ -51,7 +58,7 @@ async function attempt(work, what = "") {
   try {
     await work(() => mine === turn);
   } catch (error) {
-    if (mine === turn && error.name !== "AbortError") showError(what + error.message);
+    if (mine === turn && error.name !== "AbortError") showError(sentence(what, error));
   } finally {
     if (mine === turn) showBusy(false);
   }
@@ -111,7 +118,7 @@ async function readable(file) {
 async function embedFile(file, box) {
   if (file.size > about.limit) {
     const [size, limit] = [file.size, about.limit].map((n) => (n / 2 ** 20).toFixed(1));
-    throw new Error(`the file is too large: ${size} MiB, and ${limit} MiB are taken.`);
+    throw new Error(`it is too large: ${size} MiB, and ${limit} MiB are taken`);
   }
   const type = { "Content-Type": "application/octet-stream" };
   const options = { method: "POST", body: file, headers: type };
@@ -128,7 +135,7 @@ function useFile(given) {
     const query = { vector, key: null, name, source, box: null };
     await search({ ...view, query, start: 0 }, isCurrent);
     scrollTo({ top: 0 });
-  }, `${name} cannot be searched for: `);
+  }, `${name} cannot be searched for`);
 }
 
 function useIndexed(key, isNew = true) {
