@@ -81,7 +81,7 @@ def test_a_body_is_read_up_to_the_limit():
 
 def test_of_a_longer_one_no_more_than_the_limit_is_held():
     pytest.importorskip("anyio")
-    endless = request((bytes(1000) for _ in iter(int, 1)))
+    endless = request(bytes(1000) for _ in iter(int, 1))
     with pytest.raises(TooLargeError):
         asyncio.run(read_body(endless, 5500))
     assert endless.taken == 6000

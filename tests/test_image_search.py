@@ -1,6 +1,7 @@
-"""Answers of the page, held to the index, to the command's preprocessing, to colours."""
+"""Answers of the page: held to the index, to what the command does, to colours."""
 
 import os
+import pathlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -213,9 +214,9 @@ def test_a_file_that_is_gone_or_another_is_not_shown_but_searched_from(own):
     searcher, _ = own
     first = searcher.examples[0]
     assert searcher.picture(first.key).startswith(b"\xff\xd8")
-    path = searcher.find(first.key).path
-    contents = open(path, "rb").read()
-    open(path, "wb").write(encode(plain((0, 0, 0))))
+    path = pathlib.Path(searcher.find(first.key).path)
+    contents = path.read_bytes()
+    path.write_bytes(encode(plain((0, 0, 0))))
     with pytest.raises(ImageGoneError, match="has changed since"):
         searcher.picture(first.key)
     with pytest.raises(ImageGoneError, match="has changed since"):
@@ -224,7 +225,7 @@ def test_a_file_that_is_gone_or_another_is_not_shown_but_searched_from(own):
     with pytest.raises(ImageGoneError, match="cannot be opened"):
         searcher.picture(first.key)
     assert searcher.search(searcher.embed_indexed(first.key))[0].key == first.key
-    open(path, "wb").write(contents)
+    path.write_bytes(contents)
     assert searcher.picture(first.key).startswith(b"\xff\xd8")
 
 

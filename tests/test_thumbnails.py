@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import pathlib
 
 import numpy as np
 import PIL.Image
@@ -53,9 +54,9 @@ def read(image, **options):
     ("make", "reason"),
     [
         (link_out, "the file has changed since it was indexed"),
-        (lambda path: open(path, "wb").write(BLUE), "the file has changed"),
-        (lambda path: open(path, "wb").write(RED[:-1]), "the file has changed"),
-        (lambda path: open(path, "wb").close(), "the file is empty"),
+        (lambda path: pathlib.Path(path).write_bytes(BLUE), "the file has changed"),
+        (lambda path: pathlib.Path(path).write_bytes(RED[:-1]), "the file has changed"),
+        (lambda path: pathlib.Path(path).touch(), "the file is empty"),
         (lambda path: None, "it cannot be opened: No such file or directory"),
         (os.mkdir, "it is a folder"),
         (os.mkfifo, "not a regular file but a pipe"),
@@ -82,7 +83,9 @@ def test_what_cannot_be_compared_must_lie_in_the_folder(image, options):
     if "id" in options:
         image, options = image._replace(id=options["id"]), {}
     assert read(image, **options) == RED
-    open(image.path, "wb").write(BLUE)  # within the folder the owner may change it
+    pathlib.Path(image.path).write_bytes(
+        BLUE
+    )  # within the folder the owner may change it
     assert read(image, **options) == BLUE
     swap(image, link_out)
     with pytest.raises(ImageGoneError, match="it leads out of the folder"):
