@@ -39,7 +39,7 @@ def plain(colour, size=(40, 30)):
 def write_colours(folder, number=30):
     """Photos of plain colours, in sub-folders and with names that are hard."""
     rng = np.random.default_rng(5)
-    labels = ["crow", "jäy & <i>co</i>", "new\nline", ""]
+    labels = ["crow", "jäy & <b>co", "new\nline", ""]
     for i in range(number):
         label = labels[i % len(labels)]
         (folder / label).mkdir(parents=True, exist_ok=True)
