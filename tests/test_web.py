@@ -196,7 +196,10 @@ NOISE = PIL.Image.fromarray(
         (encode(NOISE)[:3000], "it is damaged"),
         (encode(NOISE, "WEBP"), "its format is WEBP"),
         (encode(PIL.Image.new("1", (2000, 1001))), "2000 x 1001, over 2,000,000"),
-        (encode(PIL.Image.new("1", (20_000, 20_000))), "20000 x 20000, over"),
+        (
+            encode(PIL.Image.new("1", (20_000, 20_000))),
+            "declares more than 2,000,000 pixels",
+        ),
     ],
 )
 def test_what_is_no_image_is_refused_with_a_sentence(port, contents, reason):
