@@ -1,5 +1,6 @@
 """The page of `keras-aploss app` as a person sees it, and photos to search in."""
 
+import contextlib
 import functools
 import pathlib
 import re
@@ -11,6 +12,10 @@ import pytest
 from command_line import ROOT, start, succeed, wait_until
 
 from keras_aploss import synthetic_landmarks
+
+# First imported within `invoke`, it would go on to write to a stream that is closed.
+with contextlib.suppress(ImportError):
+    import pymilvus  # noqa: F401
 
 MODEL = ROOT / "saved_models" / "synthetic_landmarks" / "1"
 

@@ -280,6 +280,8 @@ def test_an_image_that_is_gone_is_told_in_its_place(page, demo):
     path = demo.paths[77]
     hidden = path.with_suffix(".away")
     path.rename(hidden)
+    # The browser keeps pictures that it has seen.
+    page.driver.execute_cdp_cmd("Network.clearBrowserCache", {})
     try:
         page.choose(demo.paths[76])
         name = f"{path.parent.name}/{path.name}"
