@@ -1,5 +1,6 @@
 """Train image-retrieval models in Keras by optimizing Average Precision itself."""
 
+from keras_aploss.app import search_app
 from keras_aploss.batch_metrics import BatchAP, BatchRecall
 from keras_aploss.benchmarks import (
     benchmark_embeddings,
@@ -200,6 +201,7 @@ __all__ = [
     "resize_image",
     "retrieval_model",
     "scale_image",
+    "search_app",
     "similarity_histogram",
     "small_resnet",
     "split_classes",

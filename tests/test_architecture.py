@@ -25,6 +25,7 @@ STATIONS = {
     "checkpoints": "models layers pickles",
     "embeddings": "data layers",
     "search": "data datasets embeddings evaluation",
+    "app": "data evaluation search",
     "callbacks": "evaluation pictures",
     "benchmarks": "data datasets embeddings evaluation layers",
 }

@@ -36,7 +36,7 @@ def test_files_exist():
 
 def test_options_of_commands_exist():
     commands = re.findall(
-        r"keras-aploss (train|evaluate|export|extract|embed|index|manifest|search)"
+        r"keras-aploss (train|evaluate|export|extract|embed|index|manifest|search|app)"
         r"([^\n`]*)",
         README,
     )

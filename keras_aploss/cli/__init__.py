@@ -5,6 +5,7 @@ import logging
 import click
 
 from keras_aploss import __version__
+from keras_aploss.cli.app import app
 from keras_aploss.cli.embed import embed
 from keras_aploss.cli.evaluate import evaluate
 from keras_aploss.cli.export import export
@@ -31,5 +32,5 @@ def main():
         logging.getLogger(f"keras_aploss.{station}").setLevel(logging.INFO)
 
 
-for command in (train, evaluate, extract, export, embed, index, search, manifest):
+for command in (train, evaluate, extract, export, embed, index, search, app, manifest):
     main.add_command(command)

@@ -8,6 +8,7 @@ Dimension key: N files, H, W height and width in pixels, S `image_size`.
 """
 
 import concurrent.futures
+import io
 import os
 import pathlib
 import stat
@@ -110,13 +111,26 @@ def read_image(path, change: Callable) -> np.ndarray:
     problem = file_reason(path)
     if problem:
         raise _unreadable(path, problem)
-    contents = pathlib.Path(path).read_bytes()
+    try:
+        image = decode_contents(pathlib.Path(path).read_bytes())
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    with tf.device("CPU:0"):
+        return change(image).numpy()
+
+
+def decode_contents(contents: bytes, max_pixels: int = MAX_PIXELS):
+    """Decodes the bytes of an image file to a (H, W, 3) `uint8` tensor.
+
+    Raises:
+        ValueError: they are not those of a readable image; the message says why.
+    """
     try:
         with tf.device("CPU:0"):
-            return change(_decode(contents, MAX_PIXELS)).numpy()
+            return _decode(contents, max_pixels)
     except tf.errors.InvalidArgumentError as error:
-        problem = _reason_to_skip(path, MAX_PIXELS, 1) or _decoder_reason(error)
-        raise _unreadable(path, problem) from error
+        problem = _reason_to_skip(contents, max_pixels, 1) or _decoder_reason(error)
+        raise ValueError(problem) from error
 
 
 def _unreadable(path, problem):
@@ -231,18 +245,19 @@ def find_unreadable(
     return [SkippedImage(path, reason) for path, reason in found if reason]
 
 
-def _reason_to_skip(path, max_pixels, min_side):
+def _reason_to_skip(source, max_pixels, min_side):
+    """Why a file, given by its path or its bytes, can not be used."""
+    is_path = not isinstance(source, bytes)
     try:
-        reason = file_reason(path)
-        if reason:
+        if is_path and (reason := file_reason(source)):
             return reason
-        with PIL.Image.open(path) as image:
-            reason = _header_reason(image, max_pixels, min_side)
-            if reason:
+        with PIL.Image.open(source if is_path else io.BytesIO(source)) as image:
+            if reason := _header_reason(image, max_pixels, min_side):
                 return reason
             image.load()
+        contents = pathlib.Path(source).read_bytes() if is_path else source
         with tf.device("CPU:0"):
-            _decode(pathlib.Path(path).read_bytes(), max_pixels)
+            _decode(contents, max_pixels)
     except FileNotFoundError:
         return "the file does not exist"
     except PermissionError:

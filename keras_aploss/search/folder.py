@@ -243,8 +243,13 @@ def _hashes(paths, workers, verbose):
     return hashes
 
 
+def new_digest():
+    """The hash that an image is known by, of no bytes yet; 32 hexadecimal digits."""
+    return hashlib.blake2b(digest_size=16)
+
+
 def _hash(path):
-    digest = hashlib.blake2b(digest_size=16)
+    digest = new_digest()
     try:
         # What is no file is not read, but left to `find_unreadable`: a pipe would be
         # waited for without end.

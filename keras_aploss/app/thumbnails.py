@@ -1,0 +1,100 @@
+"""Pictures of indexed images, from files that may have changed since.
+
+What an index lists was chosen by its owner. What lies at a path later may be anything:
+a link to a private file, a pipe, another photo. So the bytes that are read are compared
+with the hash in the index, and only pixels leave: a file's own bytes hold the place
+and the time of a photo as well.
+"""
+
+import io
+import os
+import pathlib
+import re
+import stat
+
+import numpy as np
+import PIL.Image
+
+from keras_aploss.data.files import decode_contents, file_reason
+from keras_aploss.search import IndexedImage
+from keras_aploss.search.folder import new_digest
+
+_QUALITY = 85
+_HASH = re.compile("[0-9a-f]{32}")  # of `index_folder`; other ids are not compared
+
+
+class ImageGoneError(Exception):
+    """An image that cannot be shown (any more); the message says why."""
+
+
+def read_indexed(image: IndexedImage, folder: str, *, verify: bool = True) -> bytes:
+    """The bytes of the file of an indexed image.
+
+    Args:
+        image: of the index.
+        folder: an image that cannot be compared must lie below it, links followed.
+        verify: compare the bytes with the id of the image, where that is a hash of
+            `index_folder`.
+
+    Raises:
+        ImageGoneError: there is no such file, or another one.
+    """
+    path, compare = image.path, verify and _HASH.fullmatch(image.id)
+    try:
+        if not compare:
+            path = os.path.realpath(path)
+            if not path.startswith(os.path.join(os.path.realpath(folder), "")):
+                raise ImageGoneError("it leads out of the folder of the index")
+        reason = file_reason(path)
+        contents = None if reason else _read(path)
+    except OSError as error:
+        raise ImageGoneError(f"it cannot be opened: {error.strerror}") from error
+    if contents is None:
+        raise ImageGoneError(reason or "it is not a regular file any more")
+    if compare:
+        digest = new_digest()
+        digest.update(contents)
+        if digest.hexdigest() != image.id:
+            raise ImageGoneError("the file has changed since it was indexed")
+    return contents
+
+
+def _read(path):
+    """The bytes of a regular file, or None; a pipe is not waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as file:
+        is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        return file.read() if is_regular else None
+
+
+def common_folder(paths) -> str:
+    """The deepest folder that all files lie in; empty where there is none."""
+    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:  # none at all, or several drives of Windows
+        return ""
+
+
+def short_name(path: str, folder: str) -> str:
+    """A path as seen from a folder: what lies above it is nobody's business."""
+    path = os.path.abspath(path)
+    name = os.path.relpath(path, folder) if folder else os.path.basename(path)
+    return pathlib.PurePath(name).as_posix()
+
+
+def decode_indexed(contents: bytes, max_pixels: int) -> np.ndarray:
+    """The `(H, W, 3)` pixels of the bytes of an indexed image."""
+    try:
+        return decode_contents(contents, max_pixels).numpy()
+    except ValueError as error:
+        raise ImageGoneError(str(error)) from error
+
+
+def encode_thumbnail(pixels: np.ndarray, side: int) -> bytes:
+    """A JPEG of `(H, W, 3)` pixels, its longer side at most `side`."""
+    picture = PIL.Image.fromarray(pixels)
+    picture.thumbnail((side, side), reducing_gap=2.0)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,172 @@
+"""`keras-aploss app`: a page in the browser that searches an index by images."""
+
+import ipaddress
+import pathlib
+import socket
+import sys
+import warnings
+
+import click
+import PIL.Image
+
+from keras_aploss.app import search_app
+from keras_aploss.app.guard import LOCAL_HOSTS
+from keras_aploss.app.web import missing_extra
+from keras_aploss.cli.index import index_options, open_index, quiet_engines
+from keras_aploss.cli.output import clear_errors
+from keras_aploss.data import MAX_PIXELS
+
+
+@click.command()
+@index_options
+@click.option(
+    "--model",
+    type=click.Path(exists=True, path_type=pathlib.Path),
+    help="By default the model that the index was made by, from where it was.",
+)
+@click.option("--image-size", type=int, help="By default that of the index.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at: by default this machine's own, 0.0.0.0 for all.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7860,
+    show_default=True,
+    help="0 for any free one.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name by which the page may be asked for, such as a proxy's.",
+)
+@click.option(
+    "--max-upload-mib",
+    type=click.FloatRange(0, min_open=True),
+    default=20,
+    show_default=True,
+    help="Refuse larger files.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=MAX_PIXELS,
+    show_default=True,
+    help="Refuse images of more pixels, before they are decoded.",
+)
+@click.option(
+    "--in-memory/--not-in-memory",
+    default=True,
+    show_default=True,
+    help="Answer from a copy of the index, or from the index itself.",
+)
+def app(
+    location,
+    name,
+    token,
+    model,
+    image_size,
+    host,
+    port,
+    hosts,
+    max_upload_mib,
+    max_pixels,
+    in_memory,
+):
+    """Search an index in the browser: drop an image, crop it, click a result.
+
+    The page shows images of the index only, as small pictures without EXIF; an image
+    that is searched for is not kept. A copy of the index answers, so that the index
+    itself is free: to show what `keras-aploss index` has added, start again.
+
+    There is no log-in: with another `--host`, whoever reaches the port sees the images.
+
+    \b
+    Examples:
+        keras-aploss app
+        keras-aploss app --index photos.db --port 8080
+    """
+    quiet_engines()
+    # Of images between its limit and ours, which is told to who sent them.
+    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+    with clear_errors():
+        try:
+            import uvicorn
+        except ImportError as error:
+            raise missing_extra(error) from error
+        with _bound(host, port) as listener:
+            encoder, size, opened = open_index(location, name, token, model, image_size)
+            with opened:
+                served = opened.in_memory() if in_memory else opened
+                if in_memory:
+                    opened.close()
+                application = search_app(
+                    served,
+                    encoder,
+                    image_size=size,
+                    max_upload_mib=max_upload_mib,
+                    max_pixels=max_pixels,
+                    allowed_hosts=_allowed(host, hosts),
+                )
+                config = uvicorn.Config(
+                    application,
+                    log_level="warning",
+                    access_log=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=3,
+                )
+                listener.listen()
+                _announce(host, listener.getsockname()[1], len(served), location)
+                try:
+                    uvicorn.Server(config).run(sockets=[listener])
+                except KeyboardInterrupt:
+                    click.echo("Stopped.")
+
+
+def _bound(host, port):
+    """A socket that has the address, before anything takes time."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        if sys.platform != "win32":  # where it would share a port that is in use
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"Expected a free port at an address of this machine. Received: {host}, "
+            f"port {port}: {error.strerror or error}. Choose another `--port` or "
+            "`--host`."
+        ) from error
+    return listener
+
+
+def _is_local(host):
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _allowed(host, more):
+    if _is_local(host):
+        return (*LOCAL_HOSTS, host, *more)
+    return (*LOCAL_HOSTS, host, *more) if more else ("*",)
+
+
+def _announce(host, port, count, location):
+    if not _is_local(host):
+        click.echo(
+            f"Whoever reaches port {port} of this machine sees these images.",
+            err=True,
+        )
+    shown = f"[{host}]" if ":" in host else host
+    shown = "127.0.0.1" if host == "0.0.0.0" else shown
+    click.echo(f"{location}: {count:,} images. Ctrl-C ends it.")
+    click.echo(f"http://{shown}:{port}/")
+    sys.stdout.flush()
