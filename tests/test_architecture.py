@@ -25,6 +25,7 @@ STATIONS = {
     "checkpoints": "models layers pickles",
     "embeddings": "data layers",
     "search": "data datasets embeddings evaluation",
+    "distributed": "data embeddings search",
     "callbacks": "evaluation pictures",
     "benchmarks": "data datasets embeddings evaluation layers",
 }

@@ -9,14 +9,13 @@ import click
 import keras
 import numpy as np
 
-from keras_aploss.cli.extract import listed_paths, print_embedded, write_table
+from keras_aploss.cli.extract import print_embedded
+from keras_aploss.cli.lists import LISTS, listed_paths, write_table
 from keras_aploss.cli.output import clear_errors
 from keras_aploss.client import EmbeddingClient
 from keras_aploss.client.embedding_client import none_readable
 from keras_aploss.embeddings.resuming import check_free
 from keras_aploss.embeddings.storage import rows_per_block, save_blocks
-
-_LISTS = (".txt", ".csv")
 
 
 @click.command()
@@ -83,7 +82,7 @@ def embed(images, server, output, model, model_version, units, **options):
     """Write the embeddings of IMAGES by a model server.
 
     IMAGES are image files, folders, which are searched at any depth, and lists: text
-    files with a path on each line, CSV files with a column `path`.
+    files with a path on each line, CSV and Parquet files with a column `path`.
 
     As `keras-aploss extract` does, it writes a row of float32 for each image to
     FILE.npy, the paths in the same order to FILE.npy.csv, and what could not be
@@ -118,7 +117,7 @@ def _find(images):
     """The paths that were given, found in folders or listed, each once."""
     paths, others = [], []
     for given in images:
-        if given.is_dir() or given.suffix.lower() in _LISTS:
+        if given.is_dir() or given.suffix.lower() in LISTS:
             found, unread = listed_paths(given)
             paths += found
             others += unread

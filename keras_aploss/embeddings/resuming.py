@@ -118,16 +118,8 @@ class EmbeddingsFile:
                 f"path={self.path!r}, whose note {self.note!r} cannot be read: "
                 f"{error}. Choose another path, or delete both."
             ) from error
-        names = dict.fromkeys([*self.settings, *settings])
-        different = [n for n in names if self.settings.get(n) != settings.get(n)]
-        if different and (done or self.is_finished):
-            there = ", ".join(f"{n}={settings.get(n)!r}" for n in different)
-            here = ", ".join(f"{n}={self.settings.get(n)!r}" for n in different)
-            raise ValueError(
-                f"Expected the settings with which {self.path!r} was begun: {there}. "
-                f"Received: {here}. Go on with those, choose another path, or delete "
-                "the file and begin again."
-            )
+        if done or self.is_finished:
+            require_same_settings(self.path, settings, self.settings)
         self.done, self.units = done, units
 
     def append(self, rows: np.ndarray) -> None:
@@ -229,8 +221,28 @@ def is_begun(path) -> bool:
     return os.path.exists(path) or (has_rows and os.path.exists(f"{path}.json"))
 
 
+def require_same_settings(path: str, there: dict, here: dict) -> None:
+    """Refuse to go on with other settings than those that are there, and name them."""
+    names = dict.fromkeys([*here, *there])
+    different = [name for name in names if here.get(name) != there.get(name)]
+    if different:
+        before = ", ".join(f"{name}={there.get(name)!r}" for name in different)
+        now = ", ".join(f"{name}={here.get(name)!r}" for name in different)
+        raise ValueError(
+            f"Expected the settings with which {path!r} was begun: {before}. "
+            f"Received: {now}. Go on with those, choose another path, or delete it and "
+            "begin again."
+        )
+
+
 def settings_of(model: keras.Model, images, **settings) -> dict:
     """What embeddings depend on, in values of JSON; long lists as digests."""
+    weights = (keras.ops.convert_to_numpy(weight) for weight in model.weights)
+    return {**describe_images(images), "weights": _digest(*weights), **settings}
+
+
+def describe_images(images) -> dict:
+    """Which images, and how they are read, in values of JSON."""
     described = {"images": len(images)}
     if isinstance(images, np.ndarray):
         described["pixels"] = _digest(np.ascontiguousarray(images))
@@ -238,14 +250,18 @@ def settings_of(model: keras.Model, images, **settings) -> dict:
         for name, value in vars(images).items():
             with contextlib.suppress(TypeError):  # what JSON does not hold
                 described[name] = _short(value)
-    weights = (keras.ops.convert_to_numpy(weight) for weight in model.weights)
-    return {**described, "weights": _digest(*weights), **settings}
+    return described
+
+
+def digest_of(value) -> str:
+    """A digest of what JSON holds."""
+    return _digest(np.frombuffer(json.dumps(value).encode(), np.uint8))
 
 
 def _short(value):
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return _digest(np.frombuffer(json.dumps(value).encode(), np.uint8))
+    return digest_of(value)
 
 
 def _digest(*arrays):
