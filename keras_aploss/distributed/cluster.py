@@ -8,6 +8,7 @@ a part of one, if there are any.
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -99,6 +100,7 @@ def ray_session(address: str | None = None) -> Iterator:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
+            _reach(address)
             ray.init(address, **quiet)
         else:
             ray.init(
@@ -107,7 +109,8 @@ def ray_session(address: str | None = None) -> Iterator:
                 object_store_memory=_OBJECT_STORE_BYTES,
                 **quiet,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    # Where something else than Ray answers, it ends the process.
+    except (OSError, ValueError, RuntimeError, SystemExit) as error:
         where = f"a Ray cluster at {address!r}" if address else "Ray to start"
         advice = "`ray start --head` starts one. " if address else ""
         raise OSError(
@@ -118,6 +121,17 @@ def ray_session(address: str | None = None) -> Iterator:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address):
+    """Connect to the head of a cluster: Ray alone would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("what is neither HOST:PORT nor `auto`.")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+        return
 
 
 def node_sizes(ray) -> list[tuple[float, float]]:

@@ -28,7 +28,11 @@ from keras_aploss.distributed.cluster import (
 from keras_aploss.distributed.model_file import model_file
 from keras_aploss.distributed.worker import ShardEmbedder, attempts_path
 from keras_aploss.embeddings.extraction import Progress
-from keras_aploss.embeddings.resuming import describe_images, digest_of
+from keras_aploss.embeddings.resuming import (
+    describe_images,
+    digest_of,
+    require_room,
+)
 from keras_aploss.embeddings.scales import check_power, check_scales
 from keras_aploss.embeddings.shard_folder import ShardFolder
 from keras_aploss.embeddings.shards import shard_path
@@ -120,6 +124,7 @@ def extract_to_shards(
     labels = _check(images, labels, shard_size, batch_size)
     options = {"scales": check_scales(scales), "power": power}
     check_power(power)
+    units = _units(model)
     import_ray()
     images, labels, unnamed = _named(images, labels)
     settings = {"kind": type(images).__name__, **describe_images(images), **options}
@@ -130,7 +135,9 @@ def extract_to_shards(
         if work.missing:
             arguments = {**options, "batch_size": batch_size, "images": images[:0]}
             arguments |= {"folder": work.path, "digest": work.digest}
-            arguments |= {"samples": _samples(images.paths), "units": _units(model)}
+            arguments |= {"samples": _samples(images.paths), "units": units}
+            left = min(len(work.missing) * shard_size, len(images))
+            require_room(work.path, 4 * units * left)
             with ray_session() as ray, model_file(model, work.path) as place:
                 plan = plan_workers(node_sizes(ray), workers, len(work.missing))
                 answers = _answers(ray, plan, work, {**arguments, "model": place})

@@ -183,14 +183,7 @@ class EmbeddingsFile:
             return file.tell() + 4 * self.units * rows
 
     def _check_room(self):
-        needed = 4 * self.units * (self.count - self.done)
-        free = shutil.disk_usage(os.path.dirname(self.path) or ".").free
-        if free < needed:
-            raise OSError(
-                f"Expected room for {needed / 2**20:,.1f} MiB, what is still to be "
-                f"written of {self.path!r}. Received: {free / 2**20:,.1f} MiB. Make "
-                "room, or choose another place."
-            )
+        require_room(self.path, 4 * self.units * (self.count - self.done))
 
     @contextlib.contextmanager
     def _explained(self):
@@ -219,6 +212,17 @@ def is_begun(path) -> bool:
     partial = f"{path}.partial"
     has_rows = os.path.exists(partial) and os.path.getsize(partial) > 0
     return os.path.exists(path) or (has_rows and os.path.exists(f"{path}.json"))
+
+
+def require_room(path: str, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold: `needed` bytes beside `path`."""
+    free = shutil.disk_usage(os.path.dirname(path) or ".").free
+    if free < needed:
+        raise OSError(
+            f"Expected room for {needed / 2**20:,.1f} MiB, what is still to be written "
+            f"of {path!r}. Received: {free / 2**20:,.1f} MiB. Make room, or choose "
+            "another place."
+        )
 
 
 def require_same_settings(path: str, there: dict, here: dict) -> None:
