@@ -1,8 +1,10 @@
 """Many workers on Ray: the embeddings of one process, whatever ends in between.
 
-The slow ones start Ray; run them with `python -m pytest -m slow tests/test_distributed.py
-tests/test_shards_cli.py` where `.[test,scale,search]` is installed. What a worker does
-is tested without Ray, in `test_worker.py`.
+The slow ones start Ray. Where `.[test,scale,search]` is installed, run them with
+
+    python -m pytest -m slow tests/test_distributed.py tests/test_shards_cli.py
+
+What a worker does is tested without Ray, in `test_worker.py`.
 """
 
 import os

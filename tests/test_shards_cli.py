@@ -41,13 +41,25 @@ def test_no_folder_is_made_for_what_cannot_begin(finished_run, photos):
     assert not os.path.exists("s")
 
 
+def extract(folder, *arguments, code=0):
+    """What `extract` printed, in a process of its own: threads of Ray print, too."""
+    (folder / "output.txt").unlink(missing_ok=True)
+    process = start(folder, "extract", *arguments)
+    process.wait(300)
+    shown = (folder / "output.txt").read_text()
+    assert process.returncode == code, shown
+    assert "Traceback" not in shown
+    return shown
+
+
 @pytest.mark.slow
-def test_from_images_to_shards_to_an_index(finished_run, photos):
+def test_from_images_to_shards_to_an_index(finished_run, photos, tmp_path):
     """The folder, indexed afterwards, has nothing left to embed."""
     pytest.importorskip("milvus_lite")
     model = finished_run.folder
     ray = "--engine", "ray", "--workers", 1, "--shard-size", 2
-    shown = succeed("extract", model, "photos", "--output", "shards", *ray)
+    given = model, "photos", "--output", "shards", *ray
+    shown = extract(tmp_path, *given)
     assert "shards: 5 embeddings in 3 shards" in shown
     assert "shards/_skipped.csv: 2 files left out" in shown
     assert [row[0] for row in read_table("shards/_skipped.csv")[1:]] == [
@@ -67,7 +79,6 @@ def test_from_images_to_shards_to_an_index(finished_run, photos):
     with pytest.raises(ValueError, match="does not exist"):
         VectorIndex("images.db")  # none was made
     assert message.count("fingerprint") == 2
-    assert "1 added" not in message
     shown = succeed("index", "shards", "--model", model)
     assert "images.db: 5 images. 5 added from shards." in shown
     assert "recall@10 against exact search: 1.000" in shown
@@ -82,11 +93,10 @@ def test_from_images_to_shards_to_an_index(finished_run, photos):
         (("--scales", "1,0.5"), "scales=[1.0]. Received: scales=[1.0, 0.5]"),
         (("--max-size", 24), "kind='ImageFiles'"),
     ):
-        message = fail("extract", model, "photos", "--output", "shards", *ray, *option)
-        assert setting in message
+        assert setting in fail("extract", *given, *option)
     # Shards are a list of images, too; not squares, they cannot be searched.
     whole = "--output", "whole", "--engine", "ray", "--original-size"
-    succeed("extract", model, "shards", *whole)
+    extract(tmp_path, model, "shards", *whole)
     assert [s.labels for s in read_shards("whole")] == [
         [label for shard in shards for label in shard.labels]
     ]
@@ -153,7 +163,7 @@ def test_an_extraction_that_was_stopped_goes_on(finished_run, many, tmp_path, nu
         assert "Traceback" not in shown
     done = {path: path.stat().st_mtime_ns for path in parts(shards)}
     assert 2 < len(done) < 30
-    shown = succeed(*given, *many, "--workers", 1)
+    shown = extract(tmp_path, *given[1:], *many, "--workers", 1)
     assert "240 embeddings in 30 shards" in shown
     assert {path: path.stat().st_mtime_ns for path in done} == done
     check(finished_run.folder, tmp_path)
