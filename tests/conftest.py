@@ -39,18 +39,24 @@ collect_ignore.append("addons")
 # A server of the tests, of the messages of the extra `serving`.
 collect_ignore.append("model_server.py")
 
-# XLA compiles each of their cases for seconds: of these, some stand for all.
+# Tracing a case takes TensorFlow ten times as long as running it, and compiling it
+# longer still. All cases are run at once ("eager"); traced or compiled, one of each
+# test stands for the others, which are slow.
+TRACED = ON_TORCH | MULTISTAGE
+# XLA compiles each case of these for seconds: of them, some stand for all.
 COMPILED = {"test_multistage.py", "test_trainer.py"}
-FAST = ("adamw", "dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
-
+FAST = ("dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
 LONG_ON_TENSORFLOW = ("adamw", "checkpoints_and_validation", "xla")
 # Of losses under XLA on TensorFlow; those of JAX are compiled by XLA, all of them.
 FAST_UNDER_XLA = ("same_input_same_bits[xla]", "changes_nothing[False-xla]")
+# On JAX, of the baselines only the numbers; and what takes half a minute.
+FAST_OF_BASELINES = ("tensorflow_addons", "wrong_input")
+LONG_ON_JAX = ("test_an_order_of_the_batch", "made_again[20", "test_a_collapsed_batch")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as slow what is compiled for long, but for what stands for it.
+    """Mark as slow what takes long and is stood for by another test.
 
     Examples of public names are left to `test_architecture.py`, which runs them as a
     user copies them.
@@ -63,19 +69,32 @@ def pytest_collection_modifyitems(items):
             or item.name.rpartition(".")[2] not in keras_aploss.__all__
         ]
     on_jax = keras.backend.backend() == "jax"
-    stands_for_all = FAST if on_jax else FAST[1:]
-    for item in items:
-        if item.path.name in COMPILED:
-            is_long = on_jax or any(name in item.nodeid for name in LONG_ON_TENSORFLOW)
-            if is_long and not any(name in item.nodeid for name in stands_for_all):
-                item.add_marker(pytest.mark.slow)
-        elif (
-            keras.backend.backend() == "tensorflow"
-            and item.path.name in ON_TORCH
-            and "xla" in item.nodeid
-            and not any(name in item.nodeid for name in FAST_UNDER_XLA)
-        ):
+    is_slow = _is_slow_on_jax if on_jax else _is_slow_on_tensorflow
+    stood_for = set()
+    for item in reversed(items):  # of numbers of cases, the highest come last
+        if is_slow(item.path.name, item.nodeid, stood_for):
             item.add_marker(pytest.mark.slow)
+
+
+def _is_slow_on_tensorflow(file, name, stood_for):
+    if file in COMPILED and any(part in name for part in LONG_ON_TENSORFLOW):
+        return not any(part in name for part in FAST)
+    if file in ON_TORCH and "xla" in name:
+        return not any(part in name for part in FAST_UNDER_XLA)
+    test, _, case = name.partition("[")
+    if file not in TRACED or "graph" not in case:
+        return False
+    is_slow = test in stood_for
+    stood_for.add(test)
+    return is_slow
+
+
+def _is_slow_on_jax(file, name, stood_for):
+    if file in COMPILED:
+        return not any(part in name for part in ("adamw", *FAST))
+    if file == "test_triplet.py":
+        return not any(part in name for part in FAST_OF_BASELINES)
+    return any(part in name for part in LONG_ON_JAX)
 
 
 @pytest.fixture(autouse=True)

@@ -39,30 +39,57 @@ def run(function, *arrays, mode=MODES[0]):
 
 def value_and_gradients(function, *arrays, mode=MODES[0]):
     """The value of a scalar `function` and its gradient to each of `arrays`."""
-    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    return differentiated(function, mode=mode)(*arrays)
+
+
+def differentiated(function, num_constants=0, mode=MODES[0]):
+    """From arrays to the value of a scalar `function` and its gradients.
+
+    To all arrays but the last `num_constants`. Called again with arrays of the same
+    shapes it is neither traced nor compiled again.
+    """
+    both = _value_and_gradients(function, num_constants, mode)
+
+    def of_arrays(*arrays):
+        tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+        value, gradients = both(*tensors)
+        to_array = keras.ops.convert_to_numpy
+        return float(value), [np.array(to_array(gradient)) for gradient in gradients]
+
+    return of_arrays
+
+
+def _value_and_gradients(function, num_constants, mode):
+    """`differentiated` of tensors, on the backend."""
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
         def both(*tensors):
+            variables = tensors[: len(tensors) - num_constants]
             with tf.GradientTape() as tape:
-                tape.watch(tensors)
+                tape.watch(variables)
                 value = function(*tensors)
             zero = tf.UnconnectedGradients.ZERO
-            return value, tape.gradient(value, tensors, unconnected_gradients=zero)
+            return value, tape.gradient(value, variables, unconnected_gradients=zero)
 
-        value, gradients = wrapped(both, mode)(*tensors)
-    elif BACKEND == "jax":
+        return wrapped(both, mode)
+    if BACKEND == "jax":
         import jax
 
-        both = jax.value_and_grad(function, argnums=tuple(range(len(tensors))))
-        value, gradients = wrapped(both, mode)(*tensors)
-    else:
-        tensors = [tensor.requires_grad_() for tensor in tensors]
-        value = function(*tensors)
+        def both(*tensors):
+            variables = tuple(range(len(tensors) - num_constants))
+            return jax.value_and_grad(function, argnums=variables)(*tensors)
+
+        return wrapped(both, mode)
+
+    def both(*tensors):
+        count = len(tensors) - num_constants
+        variables = [tensor.requires_grad_() for tensor in tensors[:count]]
+        value = function(*variables, *tensors[count:])
         value.backward()
-        value, gradients = value.detach(), [tensor.grad for tensor in tensors]
-    to_array = keras.ops.convert_to_numpy
-    return float(value), [np.array(to_array(gradient)) for gradient in gradients]
+        return value.detach(), [tensor.grad for tensor in variables]
+
+    return both
 
 
 def wrapped(function, mode):

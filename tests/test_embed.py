@@ -1,10 +1,12 @@
 """`keras-aploss embed`: what `extract` writes, from a server."""
 
 import json
+import signal
+import time
 
 import numpy as np
 import pytest
-from command_line import fail, read_table, succeed, write_photos
+from command_line import fail, read_table, start, succeed, wait_until, write_photos
 
 from keras_aploss import export_saved_model, load_embeddings
 from keras_aploss.client import embedding_client
@@ -89,3 +91,81 @@ def test_trouble_is_a_sentence_and_leaves_no_file(
     finally:
         models.trouble = Trouble()
     assert [path.name for path in tmp_path.iterdir()] == [photos.name]
+
+
+@pytest.fixture
+def many(tmp_path):
+    return write_photos(
+        tmp_path / "many", [f"{number:02d}.png" for number in range(24)]
+    )
+
+
+def asked(models):
+    """How many files the server was sent since it was asked last."""
+    count = sum(len(r.inputs["image_bytes"].string_val) for r in models.requests)
+    models.requests.clear()
+    return count
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_embed_goes_on(number, server, models, many, tmp_path):
+    def arguments(name):
+        to = "--server", server, "--model", "tiny", "--batch-size", 2
+        return "embed", many, *to, "--workers", 1, "--output", tmp_path / name
+
+    asked(models)
+    succeed(*arguments("unbroken.npy"))
+    whole = asked(models)
+    models.trouble = Trouble(seconds=0.2)
+    journal = tmp_path / "stopped.npy.journal"
+    try:
+        process = start(tmp_path, *arguments("stopped.npy"))
+        wait_until(process, lambda: journal.exists() and journal.stat().st_size)
+        wait_until(process, (tmp_path / "stopped.npy.json").exists)
+        process.send_signal(number)
+        process.wait(60)
+    finally:
+        models.trouble = Trouble()
+    assert not (tmp_path / "stopped.npy").exists()
+    if number == signal.SIGINT:
+        said = (tmp_path / "output.txt").read_text()
+        assert "of 25 embeddings are written. The same command goes on" in said
+    with open(journal, "a", encoding="utf-8") as file:
+        file.write('[["half a li')  # what a kill may leave
+    time.sleep(1)  # what it was sent before the kill
+    asked(models)
+    succeed(*arguments("stopped.npy"))
+    assert 0 < asked(models) < whole
+    for suffix in ("", ".csv", ".skipped.csv"):
+        unbroken = (tmp_path / f"unbroken.npy{suffix}").read_bytes()
+        assert (tmp_path / f"stopped.npy{suffix}").read_bytes() == unbroken
+    assert not journal.exists()
+
+
+def test_a_server_that_goes_down_costs_nothing(models, many, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_client, "_FIRST_WAIT", 0.01)
+    output, answer, left = tmp_path / "many.npy", models.predict, [3]
+
+    def for_a_while(request):
+        left[0] -= 1
+        models.trouble.unavailable = int(left[0] < 0)
+        return answer(request)
+
+    monkeypatch.setattr(models, "predict", for_a_while)
+    with grpc_server(models) as address:
+        to = "--server", address, "--model", "tiny", "--batch-size", 2
+        command = "embed", many, *to, "--workers", 1, "--output", output
+        said = fail(*command, "--retries", 1)
+        assert "6 of 25 embeddings are written. The same command goes on" in said
+        left[0] = 100
+        # A newer version must not embed the rest.
+        monkeypatch.setitem(models.versions, 2, models.versions[1])
+        other = fail(*command, "--model-version", 2)
+        assert "model_version=1. Received: model_version=2" in other
+        models.requests.clear()
+        succeed(*command)
+    assert {r.model_spec.version.value for r in models.requests} == {1}
+    sent = [n for r in models.requests for n in r.inputs["image_bytes"].string_val]
+    assert len(set(sent)) == 25 - 6
+    assert load_embeddings(output, count=24, units=8, check=True).shape == (24, 8)
+    assert len(read_table(f"{output}.csv")) == 25

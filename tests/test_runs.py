@@ -150,6 +150,14 @@ def test_the_exported_model_is_the_best_one(finished_run):
     )
 
 
+def test_the_version_of_a_run_can_be_served_and_says_what_it_is(finished_run):
+    card = (finished_run.saved_model / "README.md").read_text()
+    assert f"{finished_run.metrics['after training']['map']:.3f}" in card
+    assert "--num-landmarks 6" in card
+    compose = (finished_run.saved_model.parent / "docker-compose.yml").read_text()
+    assert "/models/landmarks/models.config" in compose
+
+
 def test_a_folder_with_bad_files_trains_whitens_and_exports(photos, tmp_path):
     settings = RunSettings(data=str(photos), whitening=True, test_fraction=0.3, **QUICK)
     report = train_run(

@@ -1,21 +1,26 @@
 """`keras-aploss embed`: the embeddings of images by a server, in a file."""
 
+import contextlib
 import json
+import os
 import pathlib
 import sys
-import tempfile
 
 import click
 import keras
-import numpy as np
 
-from keras_aploss.cli.extract import print_embedded
+from keras_aploss.cli.extract import interruption_explained, print_embedded
 from keras_aploss.cli.lists import LISTS, listed_paths, write_table
 from keras_aploss.cli.output import clear_errors
 from keras_aploss.client import EmbeddingClient
 from keras_aploss.client.embedding_client import none_readable
-from keras_aploss.embeddings.resuming import check_free
-from keras_aploss.embeddings.storage import rows_per_block, save_blocks
+from keras_aploss.data import SkippedImage
+from keras_aploss.embeddings.resuming import (
+    EmbeddingsFile,
+    check_free,
+    digest_of,
+    is_begun,
+)
 
 
 @click.command()
@@ -86,8 +91,9 @@ def embed(images, server, output, model, model_version, units, **options):
 
     As `keras-aploss extract` does, it writes a row of float32 for each image to
     FILE.npy, the paths in the same order to FILE.npy.csv, and what could not be
-    embedded to FILE.npy.skipped.csv. Nothing is decoded here. Broken off, it leaves no
-    file.
+    embedded to FILE.npy.skipped.csv. Nothing is decoded here. Broken off by Ctrl-C, a
+    kill or a lost server, the same command goes on where it was, with the same version
+    of the model.
 
     \b
     Examples:
@@ -106,11 +112,29 @@ def embed(images, server, output, model, model_version, units, **options):
             )
         paths, others = _find(images)
         client = EmbeddingClient(
-            server, model=model, version=model_version, units=units, **options
+            server,
+            model=model,
+            version=model_version or _version_begun(output),
+            units=units,
+            **options,
         )
-        with client:
-            shape, skipped = _write(client, paths, others, output)
+        with client, interruption_explained(output, len(paths)):
+            file, embedded, skipped = _embed(client, paths, output)
+            skipped += others
+            if not embedded:
+                raise none_readable(skipped)
+            shape = _finish(file, embedded, skipped)
     print_embedded(output, shape, skipped)
+
+
+def _version_begun(output):
+    """The version by which the embeddings were begun; None if they were not."""
+    if not is_begun(output):
+        return None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        note = json.loads(pathlib.Path(f"{output}.json").read_text(encoding="utf-8"))
+        return note["settings"]["model_version"]
+    return None
 
 
 def _find(images):
@@ -131,44 +155,77 @@ def _find(images):
     return list(dict.fromkeys(paths)), others
 
 
-def _write(client, paths, others, output):
-    """Write all files; the shape of the embeddings, and what was left out."""
-    # How many there will be, the header has to say, is known at the end.
-    with tempfile.TemporaryFile(dir=output.parent) as rows:
-        embedded, skipped = _embed(client, paths, rows)
-        skipped += others
-        if not embedded:
-            raise none_readable(skipped)
-        shape = len(embedded), client.units
-        settings = {"server": client.server, "model": client.model}
-        settings["model_version"] = client.version
-        note = {"done": shape[0], "units": shape[1], "settings": settings}
-        write_table(f"{output}.csv", ("path",), [(path,) for path in embedded])
-        if skipped:
-            write_table(f"{output}.skipped.csv", ("path", "reason"), skipped)
-        else:
-            pathlib.Path(f"{output}.skipped.csv").unlink(missing_ok=True)
-        pathlib.Path(f"{output}.json").write_text(json.dumps(note, indent=1))
-        save_blocks(_blocks(rows, shape[1]), shape, output)
-    return shape, skipped
+def _embed(client, paths, output):
+    """Embed what is not done yet; the shape of the embeddings, and what was left out.
+
+    The rows are those of `EmbeddingsFile`. Which image each is of, and what was left
+    out, a journal tells, a line for each batch: before the end nobody knows.
+    """
+    settings = {"images": digest_of(paths), "server": client.server}
+    settings |= {"model": client.model, "model_version": client.version}
+    file = EmbeddingsFile(output, len(paths), settings)
+    journal = pathlib.Path(f"{output}.journal")
+    try:
+        with file:
+            embedded, skipped = _go_on(journal, file)
+            client.units = client.units or file.units
+            done = {*embedded, *(path for path, _ in skipped)}
+            left = [path for path in paths if path not in done]
+            for names, bad in _append(client, left, file, journal):
+                embedded += names
+                skipped += bad
+    finally:
+        if not is_begun(output):
+            journal.unlink(missing_ok=True)
+    return file, embedded, skipped
 
 
-def _embed(client, paths, rows):
-    """Append the embeddings to a file; the paths of its rows, and the skipped."""
-    progress = keras.utils.Progbar(
-        len(paths), verbose=int(sys.stdout.isatty()), unit_name="image"
-    )
-    embedded, skipped = [], []
-    for embeddings, names, bad in client.embed_batches(paths):
-        rows.write(np.ascontiguousarray(embeddings, "<f4"))
+def _append(client, paths, file, journal):
+    """Append the rows of each batch; yields their paths, and what was left out."""
+    verbose = int(sys.stdout.isatty())
+    progress = keras.utils.Progbar(len(paths), verbose=verbose, unit_name="image")
+    with open(journal, "a", encoding="utf-8") as lines:
+        for embeddings, names, bad in client.embed_batches(paths):
+            lines.write(json.dumps([names, bad]) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+            if names:
+                file.append(embeddings)
+            progress.add(len(names) + len(bad))
+            yield names, bad
+
+
+def _go_on(journal, file):
+    """What the journal tells of the rows that are safe; what follows is cut off."""
+    embedded, skipped, size = [], [], 0
+    if not file.done:
+        journal.unlink(missing_ok=True)
+        return embedded, skipped
+    for line in journal.read_bytes().splitlines(keepends=True):
+        names, bad = json.loads(line) if line.endswith(b"\n") else ([], [])
+        if not line.endswith(b"\n") or len(embedded) + len(names) > file.done:
+            break
         embedded += names
-        skipped += bad
-        progress.update(len(embedded) + len(skipped))
+        skipped += [SkippedImage(*item) for item in bad]
+        size += len(line)
+    if len(embedded) != file.done:
+        raise ValueError(
+            f"Expected {str(journal)!r} to name {file.done:,} images, those that are "
+            f"embedded. Received: {len(embedded):,}. Delete {file.partial!r} and begin "
+            "again."
+        )
+    os.truncate(journal, size)
     return embedded, skipped
 
 
-def _blocks(rows, units):
-    rows.seek(0)
-    size = 4 * units * rows_per_block(units)
-    while block := rows.read(size):
-        yield np.frombuffer(block, "<f4").reshape(-1, units)
+def _finish(file, embedded, skipped):
+    """Write the lists of images, and give the file its name."""
+    write_table(f"{file.path}.csv", ("path",), [(path,) for path in embedded])
+    if skipped:
+        write_table(f"{file.path}.skipped.csv", ("path", "reason"), skipped)
+    else:
+        pathlib.Path(f"{file.path}.skipped.csv").unlink(missing_ok=True)
+    file.count = file.done
+    embeddings = file.finish()
+    pathlib.Path(f"{file.path}.journal").unlink(missing_ok=True)
+    return embeddings.shape

@@ -1,21 +1,17 @@
 """`keras-aploss export`: a trained model as a SavedModel, with all a server needs."""
 
-import importlib.util
 import pathlib
-import shlex
 
 import click
 
 from keras_aploss.benchmarks import read_whitening
 from keras_aploss.cli.models import load_encoder, training_of
-from keras_aploss.cli.output import clear_errors
+from keras_aploss.cli.output import clear_errors, serving_command
 from keras_aploss.cli.scales import read_scales, scales_option
 from keras_aploss.data.decoding import MAX_PIXELS
 from keras_aploss.embeddings.whitening import mean_and_kernel
-from keras_aploss.export import export_saved_model, write_serving_files
-from keras_aploss.export import warmup as warmup_requests
-from keras_aploss.export.serving import served_name
-from keras_aploss.runs.card import model_card, read_evaluation
+from keras_aploss.runs.card import read_evaluation
+from keras_aploss.runs.version import can_warm_up, export_version
 
 
 @click.command()
@@ -67,52 +63,30 @@ def export(
         scales = read_scales(scales)
         encoder, settings = load_encoder(model, image_size)
         path = pathlib.Path(output or f"saved_models/{settings.model_name}")
-        name = served_name(path)
         if whitening is not None:
             whitening = read_whitening(whitening, power=whitening_power)
             whitening = mean_and_kernel(whitening)
-        files = _warmup_files(warmup, settings.image_size, name)
+        if warmup is None and not can_warm_up():
+            click.echo(
+                "Without warm-up requests; to have them: "
+                'pip install "keras_aploss[serving]"'
+            )
         run, evaluation = _run_of(model)
-        units = encoder.outputs[0].shape[-1]
-        card = model_card(
-            name,
-            image_size=settings.image_size,
-            units=units if whitening is None else whitening[1].shape[-1],
-            max_pixels=max_pixels,
-            scales=scales,
-            whitened=whitening is not None,
-            settings=run,
-            evaluation=evaluation,
-        )
-        version = export_saved_model(
+        version, written = export_version(
             encoder,
             path,
             image_size=settings.image_size,
             max_pixels=max_pixels,
             scales=scales,
             whitening=whitening,
-            extra_files={**files, "README.md": card.encode()},
+            settings=run,
+            evaluation=evaluation,
+            warm_up=warmup,
         )
-        written = write_serving_files(path)
     click.echo(f"Exported to {version}")
     if written:
         click.echo(f"Beside it: {', '.join(file.name for file in written)}")
-    compose = shlex.quote(str(path / "docker-compose.yml"))
-    click.echo(f"Serve it:  docker compose -f {compose} up --detach --wait")
-
-
-def _warmup_files(wanted, image_size, name):
-    """The warm-up requests, by their path in a version; without `wanted`, if we can."""
-    if wanted is None:
-        wanted = importlib.util.find_spec("tensorflow_serving") is not None
-        if not wanted:
-            click.echo(
-                "Without warm-up requests; to have them: "
-                'pip install "keras_aploss[serving]"'
-            )
-    if not wanted:
-        return {}
-    return {warmup_requests.PATH: warmup_requests.warmup_records(image_size, name)}
+    click.echo(f"Serve it:  {serving_command(path)}")
 
 
 def _run_of(model):

@@ -131,7 +131,7 @@ def _require_no_ray(options):
 def _extract_file(encoder, images, read, output, **options):
     """Write FILE.npy and its lists, in this process."""
     paths, skipped = _readable_paths(images, output, int(options["verbose"] == 1))
-    with _interruption_explained(output, len(paths)):
+    with interruption_explained(output, len(paths)):
         embeddings = extract_embeddings(
             encoder, read(paths), output, workers=os.cpu_count() or 1, **options
         )
@@ -150,19 +150,31 @@ def print_embedded(output, shape, skipped):
 
 
 @contextlib.contextmanager
-def _interruption_explained(output, count):
+def interruption_explained(output, count):
+    """Say how much is written when Ctrl-C, a full disk or a lost server ends it."""
     try:
         yield
     except KeyboardInterrupt:
-        done = 0
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            done = json.loads(pathlib.Path(f"{output}.json").read_text())["done"]
-        click.echo(
-            f"\nInterrupted: {done:,} of {count:,} embeddings are written. The same "
-            "command goes on from there.",
-            err=True,
-        )
+        _say_how_far("\nInterrupted: ", _count_written(output), count)
         sys.exit(INTERRUPTED)
+    except OSError:
+        if done := _count_written(output):
+            _say_how_far("", done, count)
+        raise
+
+
+def _count_written(output):
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return json.loads(pathlib.Path(f"{output}.json").read_text())["done"]
+    return 0
+
+
+def _say_how_far(event, done, count):
+    click.echo(
+        f"{event}{done:,} of {count:,} embeddings are written. The same command goes "
+        "on from there.",
+        err=True,
+    )
 
 
 def _readable_paths(images, output, verbose):

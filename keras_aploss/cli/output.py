@@ -1,6 +1,7 @@
 """What all commands print alike: errors without traceback, tables of metrics."""
 
 import contextlib
+import pathlib
 import shlex
 import sys
 from collections.abc import Mapping
@@ -52,6 +53,12 @@ def as_command(context: click.Context) -> str:
         is_option = isinstance(parameter, click.Option)
         words += [parameter.opts[0], value] if is_option else [value]
     return shlex.join(words)
+
+
+def serving_command(folder: pathlib.Path) -> str:
+    """The command that serves the versions in a folder."""
+    compose = shlex.quote(str(folder / "docker-compose.yml"))
+    return f"docker compose -f {compose} up --detach --wait"
 
 
 def print_metrics(

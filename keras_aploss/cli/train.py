@@ -8,7 +8,12 @@ import time
 
 import click
 
-from keras_aploss.cli.output import INTERRUPTED, clear_errors, print_metrics
+from keras_aploss.cli.output import (
+    INTERRUPTED,
+    clear_errors,
+    print_metrics,
+    serving_command,
+)
 from keras_aploss.runs import RunReport, RunSettings, train_run
 from keras_aploss.runs.devices import check_run_dir_is_shared
 
@@ -150,12 +155,7 @@ def _print_next_steps(report: RunReport, seconds: float) -> None:
         "    (PHOTOS: your images, one sub-folder per class)",
     ]
     if report.saved_model:
-        model = report.saved_model.parent.resolve()
-        name = model.name
-        lines += [
-            f"  docker run -p 8501:8501 -e MODEL_NAME={name} \\",
-            f"    -v {shlex.quote(f'{model}:/models/{name}')} tensorflow/serving",
-        ]
+        lines.append(f"  {serving_command(report.saved_model.parent)}")
     click.echo("\n".join(lines))
 
 

@@ -157,8 +157,14 @@ class EmbeddingsFile:
                     os.remove(self.partial)
 
     def finish(self) -> np.ndarray:
-        """Give the whole file its name, and map it."""
+        """Give the whole file its name, and map it.
+
+        Of a file that turns out to have fewer rows than was thought, `count` is set
+        to `done` before.
+        """
         if not self.is_finished:
+            with open(self.partial, "r+b") as file:
+                write_header(file, (self.count, self.units))  # of one size for any N
             os.replace(self.partial, self.path)
             self.is_finished = True
         return load_embeddings(self.path, count=self.count)

@@ -17,7 +17,7 @@ from keras_aploss.callbacks import (
     evaluate_embeddings,
 )
 from keras_aploss.evaluation import embed
-from keras_aploss.export import export_saved_model
+from keras_aploss.runs.card import read_evaluation
 from keras_aploss.runs.checkpoint import (
     RunCheckpoint,
     encoder_of,
@@ -44,6 +44,7 @@ from keras_aploss.runs.reports import (
     write_evaluation,
 )
 from keras_aploss.runs.settings import RunSettings
+from keras_aploss.runs.version import export_version
 
 logger = logging.getLogger(__name__)
 
@@ -198,8 +199,13 @@ def _finish(settings, data, checkpoint, export_to):
         saved_model = None
         if export_to is not None and keras.backend.backend() == "tensorflow":
             path = pathlib.Path(export_to) / settings.model_name
-            size = settings.image_size
-            saved_model = export_saved_model(model, path, image_size=size)
+            saved_model, _ = export_version(
+                model,
+                path,
+                image_size=settings.image_size,
+                settings=settings,
+                evaluation=read_evaluation(folder),
+            )
     except KeyboardInterrupt:
         raise _InterruptedError(len(checkpoint.rows)) from None
     return RunReport(folder, metrics, saved_model, False, len(checkpoint.rows))
