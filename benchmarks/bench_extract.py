@@ -6,7 +6,8 @@ It makes the same pixels, so its embeddings must be those of the others. In turn
 the same files, by the same model:
 
 * `bare`: that pipeline;
-* `extract`: `extract_embeddings`, which writes a file that can be gone on with;
+* `extract`: `extract_embeddings`, which writes a file that can be gone on with, and
+  reads with two threads per core, as the command does;
 * `checked`: the same after `find_unreadable`, as the command does: it decodes each file
   twice more, to leave out what is damaged before hours of work;
 * `ray 1`, `ray 2`: `extract_to_shards` with as many workers, which checks as well, and
@@ -83,7 +84,7 @@ def in_one_process(model, images, folder, batch_size) -> tuple[dict, np.ndarray]
     seconds["bare"] = time.perf_counter() - started
     started = time.perf_counter()
     found = extract_embeddings(
-        model, images, folder / "one.npy", batch_size=batch_size, workers=CORES
+        model, images, folder / "one.npy", batch_size=batch_size, workers=2 * CORES
     )
     seconds["extract"] = time.perf_counter() - started
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -131,9 +131,11 @@ def _require_no_ray(options):
 def _extract_file(encoder, images, read, output, **options):
     """Write FILE.npy and its lists, in this process."""
     paths, skipped = _readable_paths(images, output, int(options["verbose"] == 1))
+    # Threads that read wait for each other as well: more of them than processors.
+    threads = 2 * (os.cpu_count() or 1)
     with interruption_explained(output, len(paths)):
         embeddings = extract_embeddings(
-            encoder, read(paths), output, workers=os.cpu_count() or 1, **options
+            encoder, read(paths), output, workers=threads, **options
         )
     print_embedded(output, embeddings.shape, skipped)
 
