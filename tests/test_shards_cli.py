@@ -55,7 +55,9 @@ def extract(folder, *arguments, code=0):
 @pytest.mark.slow
 def test_from_images_to_shards_to_an_index(finished_run, photos, tmp_path):
     """The folder, indexed afterwards, has nothing left to embed."""
+    # Imported here, since within a command that is tested they keep its streams.
     pytest.importorskip("milvus_lite")
+    pytest.importorskip("pymilvus")
     model = finished_run.folder
     ray = "--engine", "ray", "--workers", 1, "--shard-size", 2
     given = model, "photos", "--output", "shards", *ray
