@@ -45,7 +45,9 @@ from keras_aploss.datasets import (
     synthetic_landmarks,
     write_manifest,
 )
+from keras_aploss.distributed import ShardsReport, extract_to_shards
 from keras_aploss.embeddings import (
+    EmbeddingShard,
     augment_database,
     combine_scales,
     embed_at_scales,
@@ -53,6 +55,7 @@ from keras_aploss.embeddings import (
     extract_embeddings,
     load_embeddings,
     postprocess_embeddings,
+    read_shards,
     unit_length,
     whiten_embeddings,
     whitening_kernel,
@@ -109,6 +112,7 @@ from keras_aploss.search import (
     IndexReport,
     VectorIndex,
     index_folder,
+    index_shards,
     model_fingerprint,
 )
 from keras_aploss.training import (
@@ -127,6 +131,7 @@ __all__ = [
     "ClassBalancedSampler",
     "ClassBenchmark",
     "EmbeddingClient",
+    "EmbeddingShard",
     "GeneralizedMeanPooling2D",
     "ImageFiles",
     "ImageSet",
@@ -143,6 +148,7 @@ __all__ = [
     "RunCheckpoint",
     "RunReport",
     "RunSettings",
+    "ShardsReport",
     "SkippedImage",
     "Snapshot",
     "Throughput",
@@ -178,11 +184,13 @@ __all__ = [
     "expand_queries",
     "export_saved_model",
     "extract_embeddings",
+    "extract_to_shards",
     "find_unreadable",
     "fit_image",
     "image_folder",
     "image_manifest",
     "index_folder",
+    "index_shards",
     "load_ap_gem",
     "load_embeddings",
     "load_image",
@@ -195,6 +203,7 @@ __all__ = [
     "rank_queries",
     "read_benchmark",
     "read_distractor_paths",
+    "read_shards",
     "read_training_list",
     "read_whitening",
     "relevant_by_label",

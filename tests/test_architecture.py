@@ -26,6 +26,7 @@ STATIONS = {
     "embeddings": "data layers",
     "search": "data datasets embeddings evaluation",
     "app": "data evaluation search",
+    "distributed": "data embeddings search",
     "callbacks": "evaluation pictures",
     "benchmarks": "data datasets embeddings evaluation layers",
 }

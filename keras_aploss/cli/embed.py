@@ -9,12 +9,8 @@ import sys
 import click
 import keras
 
-from keras_aploss.cli.extract import (
-    interruption_explained,
-    listed_paths,
-    print_embedded,
-    write_table,
-)
+from keras_aploss.cli.extract import interruption_explained, print_embedded
+from keras_aploss.cli.lists import LISTS, listed_paths, write_table
 from keras_aploss.cli.output import clear_errors
 from keras_aploss.client import EmbeddingClient
 from keras_aploss.client.embedding_client import none_readable
@@ -25,8 +21,6 @@ from keras_aploss.embeddings.resuming import (
     digest_of,
     is_begun,
 )
-
-_LISTS = (".txt", ".csv")
 
 
 @click.command()
@@ -93,7 +87,7 @@ def embed(images, server, output, model, model_version, units, **options):
     """Write the embeddings of IMAGES by a model server.
 
     IMAGES are image files, folders, which are searched at any depth, and lists: text
-    files with a path on each line, CSV files with a column `path`.
+    files with a path on each line, CSV and Parquet files with a column `path`.
 
     As `keras-aploss extract` does, it writes a row of float32 for each image to
     FILE.npy, the paths in the same order to FILE.npy.csv, and what could not be
@@ -147,7 +141,7 @@ def _find(images):
     """The paths that were given, found in folders or listed, each once."""
     paths, others = [], []
     for given in images:
-        if given.is_dir() or given.suffix.lower() in _LISTS:
+        if given.is_dir() or given.suffix.lower() in LISTS:
             found, unread = listed_paths(given)
             paths += found
             others += unread

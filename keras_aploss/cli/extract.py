@@ -1,7 +1,8 @@
-"""`keras-aploss extract`: the embeddings of a folder or a list of images, in a file."""
+"""`keras-aploss extract`: the embeddings of a folder or a list of images, in files."""
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -9,11 +10,13 @@ import sys
 
 import click
 
+from keras_aploss.cli.lists import listed_paths, write_table
 from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.output import INTERRUPTED, clear_errors
 from keras_aploss.cli.scales import read_scales, scales_option
+from keras_aploss.cli.shards import extract_shards, ray_options
 from keras_aploss.data import ImageFiles, OriginalImages, SkippedImage
-from keras_aploss.datasets.files import divide_by_format, readable_rows, walk_images
+from keras_aploss.datasets.files import readable_rows
 from keras_aploss.embeddings import extract_embeddings
 from keras_aploss.embeddings.resuming import check_free, is_begun
 from keras_aploss.embeddings.scales import check_power
@@ -24,10 +27,10 @@ from keras_aploss.embeddings.scales import check_power
 @click.argument("images", type=click.Path(exists=True, path_type=pathlib.Path))
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    type=click.Path(path_type=pathlib.Path),
     required=True,
-    metavar="FILE.npy",
-    help="The file to write, or to go on with.",
+    metavar="FILE.npy|FOLDER",
+    help="What to write, or to go on with: a file; with `--engine ray` a folder.",
 )
 @click.option(
     "--image-size", type=int, help="Side of the squares; by default the run's."
@@ -53,32 +56,32 @@ from keras_aploss.embeddings.scales import check_power
     show_default=True,
     help="Images to read at once; those of one size are embedded together.",
 )
+@ray_options
 def extract(
-    model,
-    images,
-    output,
-    image_size,
-    original_size,
-    max_size,
-    scales,
-    power,
-    batch_size,
+    model, images, output, image_size, original_size, max_size, engine, **options
 ):
     """Write the embeddings of IMAGES by MODEL.
 
     MODEL is a run folder, a `.keras` or `.pt` file, or a version of a SavedModel.
-    IMAGES is a folder, searched at any depth; a text file with a path on each line; or
-    a CSV file with a column `path`. Relative paths start at the folder of the list.
+    IMAGES is a folder, searched at any depth; a text file with a path on each line; a
+    CSV or a Parquet file with a column `path` and, if wanted, `label`; or a folder of
+    shards. Relative paths start at the folder of the list.
 
     FILE.npy has a row of float32 for each image, in the order of FILE.npy.csv. What
     cannot be read is left out, and listed in FILE.npy.skipped.csv. Broken off by Ctrl-C
     or a kill, the same command goes on where it was.
+
+    With `--engine ray` (extra `scale`) many workers, on this machine or a cluster,
+    write Parquet files with the columns `id`, `path`, `label` and `vector` to FOLDER,
+    and what was left out to FOLDER/_skipped.csv. `keras-aploss index FOLDER` indexes
+    them.
 
     \b
     Examples:
         keras-aploss extract runs/landmarks photos/ --output photos.npy
         keras-aploss extract model.keras list.txt --output list.npy --max-size 1024 \\
             --scales 1,0.7071,0.5
+        keras-aploss extract runs/landmarks photos/ --engine ray --output shards
     """
     whole = original_size or max_size is not None
     with clear_errors():
@@ -87,28 +90,53 @@ def extract(
                 "Expected `--image-size`, which cuts squares, or `--original-size` or "
                 "`--max-size`, which keep images whole. Received both."
             )
-        scales = read_scales(scales)
-        check_power(power)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        check_free(output)
-        encoder, settings = load_encoder(model, image_size, needs_size=not whole)
-        verbose = 1 if sys.stdout.isatty() else 2
-        paths, skipped = _readable_paths(images, output, verbose=int(verbose == 1))
-        if whole:
-            sequence = OriginalImages(paths, max_size=max_size)
+        options["scales"] = read_scales(options["scales"])
+        check_power(options["power"])
+        options["verbose"] = 1 if sys.stdout.isatty() else 2
+        ray = {name: options.pop(name) for name in ("workers", "address", "shard_size")}
+        if engine == "ray":
+            _require_folder(output)
         else:
-            sequence = ImageFiles(paths, settings.image_size)
-        with interruption_explained(output, len(paths)):
-            embeddings = extract_embeddings(
-                encoder,
-                sequence,
-                output,
-                scales=scales,
-                power=power,
-                batch_size=batch_size,
-                workers=os.cpu_count() or 1,
-                verbose=verbose,
-            )
+            _require_no_ray(ray)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            check_free(output)
+        encoder, settings = load_encoder(model, image_size, needs_size=not whole)
+        if whole:
+            read = functools.partial(OriginalImages, max_size=max_size)
+        else:
+            read = functools.partial(ImageFiles, image_size=settings.image_size)
+        if engine == "ray":
+            extract_shards(encoder, images, read, output, **options, **ray)
+        else:
+            _extract_file(encoder, images, read, output, **options)
+
+
+def _require_folder(output):
+    if output.suffix == ".npy" or output.is_file():
+        raise ValueError(
+            "Expected a folder as `--output`, for the files that the workers of "
+            f"`--engine ray` write. Received: {str(output)!r}."
+        )
+
+
+def _require_no_ray(options):
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given:
+        raise ValueError(
+            f"Expected `--engine ray` beside {given[0]}, which is an option of it. "
+            "Received: the engine `local`."
+        )
+
+
+def _extract_file(encoder, images, read, output, **options):
+    """Write FILE.npy and its lists, in this process."""
+    paths, skipped = _readable_paths(images, output, int(options["verbose"] == 1))
+    # Threads that read wait for each other as well: more of them than processors.
+    threads = 2 * (os.cpu_count() or 1)
+    with interruption_explained(output, len(paths)):
+        embeddings = extract_embeddings(
+            encoder, read(paths), output, workers=threads, **options
+        )
     print_embedded(output, embeddings.shape, skipped)
 
 
@@ -176,62 +204,19 @@ def _readable_paths(images, output, verbose):
     return readable, skipped
 
 
-def listed_paths(images):
-    """The paths that a folder or a list holds, and files of formats not read."""
-    if images.is_dir():
-        rows = [(path, "") for path in walk_images(str(images))]
-        rows, others = divide_by_format(rows)
-        paths = [path for path, _ in rows]
-    else:
-        paths, others = _read_list(images), []
-    if not paths:
-        advice = f" Convert the {len(others)} of other formats." if others else ""
-        raise ValueError(
-            "Expected a folder or a list of images. Received: "
-            f"{str(images)!r}, which has none.{advice}"
-        )
-    return paths, others
-
-
-def _read_list(file):
-    expected = f"Expected a list of images in UTF-8. Received: {str(file)!r},"
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as opened:
-            if file.suffix.lower() == ".csv":
-                table = csv.DictReader(opened, skipinitialspace=True, strict=True)
-                header = [name.strip() for name in table.fieldnames or []]
-                table.fieldnames = header
-                if "path" not in header:
-                    raise ValueError(
-                        f"{expected} whose columns are {header}: no path. Name the "
-                        "column of the files `path`."
-                    )
-                paths = [row["path"] for row in table]
-            else:
-                paths = opened.read().splitlines()
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{expected} in which: {error}. Save it again.") from error
-    paths = [(path or "").strip() for path in paths]
-    return [str(file.parent / path) for path in paths if path]
-
-
 def _read_lists(output):
     """What `write_table` wrote when the work began; None if it is gone."""
     try:
-        with open(f"{output}.csv", encoding="utf-8", newline="") as file:
+        with _opened(f"{output}.csv") as file:
             paths = [path for (path,) in list(csv.reader(file))[1:]]
         skipped = []
         if pathlib.Path(f"{output}.skipped.csv").exists():
-            with open(f"{output}.skipped.csv", encoding="utf-8", newline="") as file:
+            with _opened(f"{output}.skipped.csv") as file:
                 skipped = [SkippedImage(*row) for row in list(csv.reader(file))[1:]]
     except (OSError, ValueError, TypeError):
         return None
     return paths, skipped
 
 
-def write_table(path, header, rows) -> None:
-    """Write a CSV file, which appears when it is whole."""
-    unfinished = pathlib.Path(f"{path}.unfinished")
-    with open(unfinished, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    unfinished.replace(path)
+def _opened(path):
+    return open(path, encoding="utf-8", errors="surrogateescape", newline="")

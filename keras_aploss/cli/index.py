@@ -1,5 +1,6 @@
 """`keras-aploss index`: the images of a folder, in an index that can be searched."""
 
+import contextlib
 import logging
 import pathlib
 import sys
@@ -8,7 +9,13 @@ import click
 
 from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.output import INTERRUPTED, clear_errors
-from keras_aploss.search import VectorIndex, index_folder, model_fingerprint
+from keras_aploss.embeddings.shards import is_shard_folder, read_manifest
+from keras_aploss.search import (
+    VectorIndex,
+    index_folder,
+    index_shards,
+    model_fingerprint,
+)
 
 
 def index_options(command):
@@ -91,45 +98,98 @@ def index(
     the sub-folder that it lies in. Broken off by Ctrl-C or a kill, the same command
     goes on where it was.
 
+    If FOLDER is what `keras-aploss extract --engine ray` wrote, its embeddings are
+    added, and nothing is embedded or deleted.
+
     \b
     Examples:
         keras-aploss index photos/ --model runs/landmarks
         keras-aploss index photos/
+        keras-aploss index shards/ --model runs/landmarks
         keras-aploss index photos/ --model model.keras --image-size 224 \\
             --index http://milvus.example:19530
     """
     quiet_engines()
-    verbose = int(sys.stdout.isatty())
     with clear_errors():
+        is_shards = is_shard_folder(folder)
+        if is_shards and model is not None:
+            image_size = _size_of_shards(folder, model, image_size)
         encoder, size, opened = open_index(
             location, name, token, model, image_size, index_type
         )
         with opened:
-            try:
-                report = index_folder(
-                    opened,
-                    encoder,
-                    folder,
-                    image_size=size,
-                    batch_size=batch_size,
-                    verbose=verbose,
-                )
-            except KeyboardInterrupt:
-                click.echo(
-                    f"\nInterrupted: {len(opened):,} images are in the index. The same "
-                    "command goes on from there.",
-                    err=True,
-                )
-                sys.exit(INTERRUPTED)
+            with _interruption_explained(opened):
+                if is_shards:
+                    done = _add_shards(opened, folder)
+                else:
+                    done = _follow_folder(opened, encoder, folder, size, batch_size)
             count = len(opened)
             found = opened.recall() if recall and count else None
-    click.echo(
-        f"{location}: {count:,} images. {report.embedded:,} embedded, "
-        f"{report.moved:,} moved or copied, {report.unchanged:,} unchanged, "
-        f"{report.deleted:,} deleted, {len(report.skipped):,} files left out."
-    )
+    click.echo(f"{location}: {count:,} images. {done}")
     if found is not None:
         click.echo(f"recall@10 against exact search: {found:.3f}")
+
+
+def _follow_folder(opened, encoder, folder, size, batch_size):
+    """Bring the index up to date; what was done, in words."""
+    report = index_folder(
+        opened,
+        encoder,
+        folder,
+        image_size=size,
+        batch_size=batch_size,
+        verbose=int(sys.stdout.isatty()),
+    )
+    return (
+        f"{report.embedded:,} embedded, {report.moved:,} moved or copied, "
+        f"{report.unchanged:,} unchanged, {report.deleted:,} deleted, "
+        f"{len(report.skipped):,} files left out."
+    )
+
+
+def _add_shards(opened, folder):
+    """Add the embeddings of the shards; what was done, in words."""
+    added = index_shards(opened, folder, verbose=int(sys.stdout.isatty()))
+    return f"{added:,} added from {folder}."
+
+
+def _size_of_shards(folder, model, image_size):
+    """The size of the images that shards were made of, if they can be searched.
+
+    A query is embedded as a square, at one scale. Shards of another model are refused
+    before there is an index.
+    """
+    settings = read_manifest(folder)["settings"]
+    size = settings.get("image_size")
+    if not settings.get("crop") or settings["scales"] != [1.0]:
+        raise ValueError(
+            "Expected embeddings of squares at one scale, as those of queries are. "
+            f"Received: {str(folder)!r}, of whole images or several scales. Extract "
+            "them with `--image-size`, or add them in Python: `index_shards`."
+        )
+    encoder, trained = load_encoder(model, image_size or size)
+    fingerprint = model_fingerprint(encoder, trained.image_size)
+    if fingerprint != settings["fingerprint"]:
+        raise ValueError(
+            f"Expected the model of the shards in {str(folder)!r}, with the "
+            f"fingerprint {settings['fingerprint']}. Received: a model with the "
+            f"fingerprint {fingerprint}: other weights, or another image size. Take "
+            "that model, or extract the images with this one."
+        )
+    return trained.image_size
+
+
+@contextlib.contextmanager
+def _interruption_explained(opened):
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nInterrupted: {len(opened):,} images are in the index. The same "
+            "command goes on from there.",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
 
 
 def open_index(location, name, token, model, image_size, index_type=None):

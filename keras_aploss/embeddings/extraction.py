@@ -69,7 +69,7 @@ def embed_at_scales(
     (2, 2, 8)
     """
     scales = _check(images, scales, batch_size, workers)
-    progress = _Progress(len(images), verbose)
+    progress = Progress(len(images), verbose)
     parts = []
     batches = _embedded_batches(model, images, scales, batch_size, workers, 0)
     with contextlib.closing(batches):
@@ -149,7 +149,7 @@ def extract_embeddings(
         if start:
             logger.info("%s: %d of %d are done.", file.path, start, len(images))
         batches = _embedded_batches(model, images, scales, batch_size, workers, start)
-        progress = _Progress(len(images) - start, verbose)
+        progress = Progress(len(images) - start, verbose)
         with contextlib.closing(batches):
             for _, embeddings in batches:
                 file.append(combine_scales(embeddings, power=power))
@@ -157,7 +157,7 @@ def extract_embeddings(
     return file.finish()
 
 
-class _Progress:
+class Progress:
     """A bar with the rate of this call, which leaves out what was done before it."""
 
     def __init__(self, total: int, verbose: int):

@@ -109,7 +109,7 @@ def index_folder(
     hashes, skipped, unseen = _look_through(root, workers, verbose)
     there = {image.path: image for image in index.images()}
     new = {p: h for p, h in hashes.items() if p not in there or there[p].id != h}
-    label_of = {path: _label(path, root) for path in new}
+    label_of = {path: label_in(root, path) for path in new}
     holders = {image.id: image.path for image in there.values()}
     moved = {path: holders[h] for path, h in new.items() if h in holders}
     _copy_vectors(index, moved, new, label_of)
@@ -174,7 +174,7 @@ def _look_through(root, workers, verbose):
             f"Nothing was deleted from the index.{advice}"
         )
     hashes = {}
-    found = _hashes([path for path, _ in rows], workers, verbose)
+    found = hash_files([path for path, _ in rows], workers, verbose)
     for path, hash_ in found.items():
         if not isinstance(hash_, OSError):
             hashes[path] = hash_
@@ -226,14 +226,14 @@ def _is_text(path):
     return True
 
 
-def _label(path, root):
-    """The sub-folder of the root, or nothing."""
+def label_in(root: str, path: str) -> str:
+    """The label of an image: the sub-folder of the root, or nothing."""
     first, _, rest = os.path.relpath(path, root).partition(os.sep)
     return first if rest else ""
 
 
-def _hashes(paths, workers, verbose):
-    """The hash of each file, or why it cannot be read."""
+def hash_files(paths, workers: int, verbose: int = 0) -> dict[str, str | OSError]:
+    """The id of each file, which is a hash of its bytes, or why it cannot be read."""
     progress = keras.utils.Progbar(len(paths), verbose=verbose, unit_name="file")
     with ThreadPoolExecutor(workers) as pool:
         hashes = {}
