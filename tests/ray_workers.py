@@ -5,7 +5,7 @@ import time
 
 
 def _parents():
-    """The parent of each process of this machine, by their ids."""
+    """The parent of each process of this machine that runs, by their ids."""
     parents = {}
     for folder in pathlib.Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -13,11 +13,14 @@ def _parents():
                 status = (folder / "stat").read_text()
             except OSError:  # it has ended
                 continue
-            parents[int(folder.name)] = int(status.rpartition(")")[2].split()[1])
+            state, parent = status.rpartition(")")[2].split()[:2]
+            # One that was killed is there, as "Z", until somebody asks how it ended.
+            if state != "Z":
+                parents[int(folder.name)] = int(parent)
     return parents
 
 
-def descendants(pid):
+def _descendants(pid):
     """The processes that a process has started, directly or not."""
     parents = _parents()
     found = {pid}
@@ -29,7 +32,7 @@ def descendants(pid):
 def embedding_workers(pid):
     """Those of them that embed shards."""
     found = []
-    for one in descendants(pid):
+    for one in _descendants(pid):
         try:
             command = pathlib.Path(f"/proc/{one}/cmdline").read_bytes()
         except OSError:
@@ -40,11 +43,11 @@ def embedding_workers(pid):
     return found
 
 
-def have_ended(pids, seconds=60):
-    """Whether processes end in time."""
+def still_run(pids, seconds=60):
+    """The commands of those processes that have not ended in time."""
     deadline = time.monotonic() + seconds
-    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids):
+    while left := _parents().keys() & set(pids):
         if time.monotonic() > deadline:
-            return False
+            return [pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
         time.sleep(0.2)
-    return True
+    return []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from command_line import fail, read_table, start, succeed, wait_until, write_photos
 from PIL import Image
-from ray_workers import descendants, embedding_workers, have_ended
+from ray_workers import embedding_workers, still_run
 
 from keras_aploss import VectorIndex, read_shards, retrieval_model
 
@@ -152,12 +152,12 @@ def test_an_extraction_that_was_stopped_goes_on(finished_run, many, tmp_path, nu
     given = "extract", finished_run.folder, tmp_path / "photos", "--output", shards
     process = start(tmp_path, *given, *many, "--workers", 2)
     wait_until(process, lambda: len(parts(shards)) > 2)
-    others = descendants(process.pid)
-    assert len(others) > 3
+    workers = embedding_workers(process.pid)
+    assert len(workers) == 2
     assert "Expected no other process that writes to" in fail(*given, *many)
     process.send_signal(number)
     process.wait(60)
-    assert have_ended(others)  # Ray and its workers do not outlive it
+    assert not still_run(workers)
     shown = (tmp_path / "output.txt").read_text()
     if number == signal.SIGINT:
         assert process.returncode == 130
