@@ -49,9 +49,12 @@ FAST = ("dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
 LONG_ON_TENSORFLOW = ("adamw", "checkpoints_and_validation", "xla")
 # Of losses under XLA on TensorFlow; those of JAX are compiled by XLA, all of them.
 FAST_UNDER_XLA = ("same_input_same_bits[xla]", "changes_nothing[False-xla]")
-# On JAX, of the baselines only the numbers; and what takes half a minute.
-FAST_OF_BASELINES = ("tensorflow_addons", "wrong_input")
-LONG_ON_JAX = ("test_an_order_of_the_batch", "made_again[20", "test_a_collapsed_batch")
+# On JAX, of the baselines and the batch metrics only the numbers.
+NUMBERS = {
+    "test_triplet.py": ("tensorflow_addons", "wrong_input"),
+    "test_batch_metrics.py": ("they_are_the_evaluation",),
+}
+LONG_ON_JAX = ("test_an_order_of_the_batch", "made_again[20")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,8 +95,8 @@ def _is_slow_on_tensorflow(file, name, stood_for):
 def _is_slow_on_jax(file, name, stood_for):
     if file in COMPILED:
         return not any(part in name for part in ("adamw", *FAST))
-    if file == "test_triplet.py":
-        return not any(part in name for part in FAST_OF_BASELINES)
+    if file in NUMBERS:
+        return not any(part in name for part in NUMBERS[file])
     return any(part in name for part in LONG_ON_JAX)
 
 
