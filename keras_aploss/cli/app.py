@@ -1,7 +1,6 @@
 """`keras-aploss app`: a page in the browser that searches an index by images."""
 
 import ipaddress
-import pathlib
 import socket
 import sys
 import warnings
@@ -12,19 +11,19 @@ import PIL.Image
 from keras_aploss.app import search_app
 from keras_aploss.app.guard import LOCAL_HOSTS
 from keras_aploss.app.web import missing_extra
-from keras_aploss.cli.index import index_options, open_index, quiet_engines
+from keras_aploss.cli.index import (
+    index_options,
+    open_index,
+    query_options,
+    quiet_engines,
+)
 from keras_aploss.cli.output import clear_errors
 from keras_aploss.data import MAX_PIXELS
 
 
 @click.command()
 @index_options
-@click.option(
-    "--model",
-    type=click.Path(exists=True, path_type=pathlib.Path),
-    help="By default the model that the index was made by, from where it was.",
-)
-@click.option("--image-size", type=int, help="By default that of the index.")
+@query_options
 @click.option(
     "--host",
     default="127.0.0.1",

@@ -45,6 +45,20 @@ def index_options(command):
     return command
 
 
+def query_options(command):
+    """The options that say which model queries are embedded by: mostly the index's."""
+    for option in (
+        click.option("--image-size", type=int, help="By default that of the index."),
+        click.option(
+            "--model",
+            type=click.Path(exists=True, path_type=pathlib.Path),
+            help="By default the model that the index was made by, from where it was.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def quiet_engines():
     """Leave to our errors what engines log as well, with tracebacks."""
     for name in ("pymilvus", "milvus_lite"):

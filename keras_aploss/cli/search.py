@@ -1,6 +1,5 @@
 """`keras-aploss search`: the images of an index that look like one."""
 
-import pathlib
 import sys
 
 import click
@@ -10,7 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from keras_aploss.cli.index import index_options, open_index, quiet_engines
+from keras_aploss.cli.index import (
+    index_options,
+    open_index,
+    query_options,
+    quiet_engines,
+)
 from keras_aploss.cli.output import clear_errors
 from keras_aploss.data import load_image
 from keras_aploss.evaluation import embed
@@ -19,12 +23,7 @@ from keras_aploss.evaluation import embed
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @index_options
-@click.option(
-    "--model",
-    type=click.Path(exists=True, path_type=pathlib.Path),
-    help="By default the model that the index was made by, from where it was.",
-)
-@click.option("--image-size", type=int, help="By default that of the index.")
+@query_options
 @click.option(
     "-k",
     "--top",

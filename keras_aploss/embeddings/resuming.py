@@ -60,28 +60,12 @@ class EmbeddingsFile:
         descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
         self._file = os.fdopen(descriptor, "r+b")
         try:
-            self._lock()
+            lock(self._file, self.path)
             self._go_on()
         except BaseException:
             self._file.close()
             raise
         return self
-
-    def _lock(self):
-        """Keep a second process from writing the same rows; a kill frees the file."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"Expected no other process that writes {self.path!r}. Received: one "
-                "that does. Wait for it, or choose another path."
-            ) from error
-        except OSError:  # a network file system without locks
-            return
 
     def _go_on(self):
         """Find the end of the rows that are safe, and cut off what follows."""
@@ -218,6 +202,27 @@ def is_begun(path) -> bool:
     partial = f"{path}.partial"
     has_rows = os.path.exists(partial) and os.path.getsize(partial) > 0
     return os.path.exists(path) or (has_rows and os.path.exists(f"{path}.json"))
+
+
+def lock(file, path: str) -> None:
+    """Keep a second process from writing `path`, while `file` is open; a kill frees it.
+
+    Raises:
+        ValueError: another process does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(
+            f"Expected no other process that writes to {path!r}. Received: one that "
+            "does. Wait for it, or choose another path."
+        ) from error
+    except OSError:  # a network file system without locks
+        return
 
 
 def require_room(path: str, needed: int) -> None:

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Sequence
 
 from keras_aploss.data import SkippedImage
-from keras_aploss.embeddings.resuming import digest_of, require_same_settings
+from keras_aploss.embeddings.resuming import digest_of, lock, require_same_settings
 from keras_aploss.embeddings.shards import (
     MANIFEST,
     import_parquet,
@@ -79,7 +79,7 @@ class ShardFolder:
             self._require_free()
         self._locked = open(os.path.join(self.path, _LOCK), "ab")
         try:
-            self._lock()
+            lock(self._locked, self.path)
             if is_shard_folder(self.path):
                 there = read_manifest(self.path)["settings"]
                 require_same_settings(self.path, there, self.settings)
@@ -151,22 +151,6 @@ class ShardFolder:
             open(unfinished, "w", encoding="utf-8") as file,
         ):
             json.dump(manifest, file, indent=1)
-
-    def _lock(self):
-        """Keep a second process from the same work; a kill frees the folder."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"Expected no other process that writes to {self.path!r}. Received: "
-                "one that does. Wait for it, or choose another folder."
-            ) from error
-        except OSError:  # a network file system without locks; shards bear two writers
-            return
 
 
 def read_images(folder: str, number: int) -> tuple[list[str], list[str]]:
