@@ -29,7 +29,8 @@ from keras_aploss.app.thumbnails import (
     short_name,
 )
 from keras_aploss.data import MAX_PIXELS, resize_image
-from keras_aploss.data.files import decode_contents, require_positive
+from keras_aploss.data.arguments import require_positive
+from keras_aploss.data.files import decode_contents
 from keras_aploss.evaluation import embed
 from keras_aploss.search import IndexedImage, VectorIndex, model_fingerprint
 from keras_aploss.search.memory import key_of

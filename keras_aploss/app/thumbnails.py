@@ -15,7 +15,8 @@ import stat
 import numpy as np
 import PIL.Image
 
-from keras_aploss.data.files import decode_contents, file_reason
+from keras_aploss.data.files import decode_contents
+from keras_aploss.data.unreadable import file_reason
 from keras_aploss.search import IndexedImage
 from keras_aploss.search.folder import new_digest
 

@@ -34,7 +34,7 @@ from keras_aploss.app.image_search import (
 )
 from keras_aploss.app.thumbnails import ImageGoneError
 from keras_aploss.data import MAX_PIXELS
-from keras_aploss.data.files import require_positive
+from keras_aploss.data.arguments import require_positive
 from keras_aploss.search import VectorIndex
 
 _FILES = {

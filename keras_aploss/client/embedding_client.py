@@ -27,7 +27,7 @@ from keras_aploss.client.answers import UnavailableError, UnreadableError, check
 from keras_aploss.client.grpc_api import GrpcApi
 from keras_aploss.client.rest_api import RestApi
 from keras_aploss.data import SkippedImage
-from keras_aploss.data.files import file_reason
+from keras_aploss.data.unreadable import file_reason
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds, between tries
 _REQUEST_BYTES = 64 * 2**20  # of files; photos of phones have a few MiB

@@ -22,22 +22,32 @@ unknown operation prevents the whole SavedModel from loading.
 The size of an image is read from its header and bounded *before* anything is
 decoded: 10 kB of PNG can declare a billion pixels.
 
-Dimension key: H, W height and width in pixels, S `image_size`.
+For small images, operations cost more than pixels: the executor of a graph visits the
+nodes of a branch that is not taken as well. So a JPEG without EXIF passes five of
+them, and what few files need (the other formats, a search through segments) is a
+function of its own, never inlined: a branch not taken is then one node.
+
+Dimension key: H, W height and width in pixels.
 """
+
+import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from keras_aploss.data.headers import (
+    EXIF,
+    MAX_EXIF_POSITION,
+    PNG_TRANSPARENCY,
     byte_values,
     exif_orientation,
+    find_exif,
     has_transparent_colour,
     integer,
     walk_gif_header,
-    walk_jpeg_header,
 )
 
 MAX_PIXELS = 100_000_000  # 300 MB once decoded
-MAX_ASPECT = 4  # longer side by shorter side, in what `resize_shorter_side` keeps
 
 _BMP_HEADER = 14 + 124  # the longest of its versions
 _BGRX_MASKS = (0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0)  # of red, green and blue
@@ -68,94 +78,33 @@ def decode_image(contents, *, max_pixels=MAX_PIXELS):
         TensorShape([2, 4, 3])
     """
     contents = tf.ensure_shape(tf.convert_to_tensor(contents, tf.string), [])
-    decoders = [_decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _refuse]
-    signatures = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"]
-    matches = [
-        tf.equal(tf.strings.substr(contents, 0, len(signature)), signature)
-        for signature in signatures
-    ]
-    first_match = tf.argmax(tf.stack([*matches, True]), output_type=tf.int32)
-
-    def branch(decoder):
-        return lambda: decoder(contents, tf.cast(max_pixels, tf.int64))
-
-    image = tf.switch_case(first_match, [branch(decoder) for decoder in decoders])
+    max_pixels = tf.cast(max_pixels, tf.int64)
+    image = tf.cond(
+        _starts_with(contents, b"\xff\xd8\xff"),
+        lambda: _decode_jpeg(contents, max_pixels),
+        lambda: _decode_other(contents, max_pixels),
+    )
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def resize_image(image, image_size):
-    """Resize the central square of an image to `image_size` x `image_size`.
+@functools.cache
+def decoder(resize: Callable | None = None):
+    """The graph from a file to pixels, resized if asked for; traced once, for all.
 
-    The same as scaling the shorter side to `image_size` and cropping the middle, but
-    the crop comes first: a panorama never grows before it is cut, and no image, not
-    even one of 1 x 5000 pixels, can ask for more memory than its square needs.
-
-    The filter is an antialiased triangle ("bilinear"): Pillow gives the same pixels
-    to one grey level, and unlike a cubic filter it can not overshoot, so that the
-    rounding to integers loses nothing to clipping.
-
-    Args:
-        image: (H, W, 3) `uint8` tensor or array.
-        image_size: side of the result, an integer or a scalar tensor.
-
-    Returns:
-        A `uint8` tensor of shape (image_size, image_size, 3).
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from keras_aploss import resize_image
-        >>> resize_image(tf.zeros([1, 5000, 3], tf.uint8), 32).shape
-        TensorShape([32, 32, 3])
+    One graph is called, not one for each step, and as a concrete function: that takes
+    half of the time that calling a `tf.function` takes. Without AutoGraph, of which
+    its operations have no need, it is traced in less than half the time.
     """
-    image = tf.convert_to_tensor(image)
-    height, width = tf.unstack(tf.shape(image)[:2])
-    side = tf.minimum(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
-    return resample(square, (image_size, image_size))  # (S, S, 3)
 
+    def decode(contents, max_pixels, image_size):
+        image = decode_image(contents, max_pixels=max_pixels)
+        return resize(image, image_size) if resize else image
 
-def resize_shorter_side(image, image_size):
-    """Resize an image so that its shorter side is `image_size`.
-
-    Nothing is cut, except from a strip: of one more than `MAX_ASPECT` (4) times as long
-    as it is wide, the middle is kept. So no image asks for more than four squares of
-    memory; whole, one of 1 x 5000 pixels would grow to 224 x 1,120,000.
-
-    Args:
-        image: (H, W, 3) `uint8` tensor or array.
-        image_size: length of the shorter side of the result.
-
-    Returns:
-        A `uint8` tensor, (image_size, W', 3) or (H', image_size, 3), its longer side
-        at most `MAX_ASPECT * image_size`.
-
-    Example:
-        >>> resize_shorter_side(tf.zeros([60, 90, 3], tf.uint8), 32).shape
-        TensorShape([32, 48, 3])
-    """
-    image = tf.convert_to_tensor(image)
-    shape = tf.shape(image)[:2]
-    size, side = tf.cast(image_size, tf.int32), tf.reduce_min(shape)
-    kept = tf.minimum(shape, MAX_ASPECT * side)
-    top, left = tf.unstack((shape - kept) // 2)
-    height, width = tf.unstack(kept)
-    middle = image[top : top + height, left : left + width]
-    return resample(middle, (kept * size + side // 2) // side)
-
-
-def resample(image, size):
-    """Resize an image to (height, width) by the package's one filter.
-
-    Args:
-        image: (H, W, 3) `uint8` tensor or array.
-        size: height and width of the result, integers or a tensor of two.
-
-    Returns:
-        A `uint8` tensor of shape (height, width, 3).
-    """
-    resized = tf.image.resize(image, size, method="bilinear", antialias=True)
-    return tf.cast(tf.round(resized), tf.uint8)
+    types = [([], tf.string), ([], tf.int64), ([], tf.int32)]
+    signature = [tf.TensorSpec(shape, dtype) for shape, dtype in types]
+    with tf.device("CPU:0"):
+        graph = tf.function(decode, input_signature=signature, autograph=False)
+        return graph.get_concrete_function()
 
 
 def _checked(value, condition, message, *details):
@@ -175,6 +124,22 @@ def _bounded(contents, height, width, max_pixels):
     )
 
 
+def _starts_with(contents, signature):
+    return tf.equal(tf.strings.substr(contents, 0, len(signature)), signature)
+
+
+def _contains(contents, word):
+    """Whether `word` is anywhere in `contents`: one operation for many steps."""
+    escaped = "".join(f"\\x{byte:02x}" for byte in word)
+    return tf.strings.regex_full_match(contents, rf"(?s)\C*{escaped}\C*")
+
+
+def _seldom(function):
+    """A function that a graph calls, and does not inline where it may be called."""
+    attributes = {"_noinline": True}
+    return tf.function(function, autograph=False, experimental_attributes=attributes)
+
+
 def _refuse(contents, max_pixels):
     return _checked(
         tf.zeros([1, 1, 3], tf.uint8),
@@ -187,19 +152,23 @@ def _refuse(contents, max_pixels):
 
 
 def _decode_jpeg(contents, max_pixels):
-    data = tf.io.decode_raw(contents, tf.uint8)
-    height, width, exif_start, exif_end = walk_jpeg_header(data)
-    contents = _bounded(contents, height, width, max_pixels)
+    # By the reader of the decoder: the very size that it is going to allocate.
+    shape = tf.io.extract_jpeg_shape(contents, tf.int64)
+    contents = _bounded(contents, shape[0], shape[1], max_pixels)
     image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+    header = tf.strings.substr(contents, 0, MAX_EXIF_POSITION)
     return tf.cond(
-        exif_end > 0,
-        lambda: _turn_upright(image, exif_orientation(data, exif_start, exif_end)),
+        _contains(header, EXIF),
+        lambda: _turn_upright(image, header),
         lambda: image,
     )
 
 
-def _turn_upright(image, orientation):
-    """Undo an EXIF orientation: at most a transposition, then mirrors."""
+@_seldom
+def _turn_upright(image, header):
+    """Undo the EXIF orientation: at most a transposition, then mirrors."""
+    data = tf.io.decode_raw(header, tf.uint8)
+    orientation = exif_orientation(data, *find_exif(data))
 
     def turn():
         turned = tf.cond(
@@ -213,11 +182,18 @@ def _turn_upright(image, orientation):
     return tf.cond(orientation > 1, turn, lambda: image)
 
 
+@_seldom
 def _decode_png(contents, max_pixels):
     data = tf.io.decode_raw(contents, tf.uint8)
     header = byte_values(data, 0, 26)
     height, width = integer(header[20:24]), integer(header[16:20])
     colour_type = header[25]
+    # Most files name no transparent colour anywhere: these need no walk.
+    has_colour = tf.cond(
+        _contains(contents, PNG_TRANSPARENCY),
+        lambda: has_transparent_colour(data),
+        lambda: False,
+    )
     contents = _bounded(contents, height, width, max_pixels)
 
     def decode(channels):
@@ -225,7 +201,7 @@ def _decode_png(contents, max_pixels):
 
     # An alpha channel is asked for only where there is one: else TensorFlow fills it
     # with 1, 3 or 15 at 1, 2 or 4 bits. A palette comes with the channels it has.
-    has_alpha = (colour_type > 3) | has_transparent_colour(data)
+    has_alpha = (colour_type > 3) | has_colour
     image = tf.cond(
         colour_type == 3,
         decode(0),
@@ -242,6 +218,7 @@ def _decode_png(contents, max_pixels):
     return tf.cond(tf.shape(image)[2] == 4, over_white, lambda: image)
 
 
+@_seldom
 def _decode_gif(contents, max_pixels):
     """The first frame. The others are cut off: each could be enormous as well."""
     height, width, end = walk_gif_header(tf.io.decode_raw(contents, tf.uint8))
@@ -250,6 +227,7 @@ def _decode_gif(contents, max_pixels):
     return tf.io.decode_image(first_frame, channels=3, expand_animations=False)
 
 
+@_seldom
 def _decode_bmp(contents, max_pixels):
     start = tf.strings.substr(contents, 0, _BMP_HEADER + 1024)
     data = tf.io.decode_raw(start, tf.uint8)
@@ -284,3 +262,16 @@ def _decode_bmp(contents, max_pixels):
         return tf.io.decode_bmp(contents)[..., :3]
 
     return tf.cond(bits == 8, from_palette, direct)
+
+
+@_seldom
+def _decode_other(contents, max_pixels):
+    signatures = [b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"]
+    decoders = [_decode_png, _decode_gif, _decode_bmp, _refuse]
+    matches = [_starts_with(contents, signature) for signature in signatures]
+    first_match = tf.argmax(tf.stack([*matches, True]), output_type=tf.int32)
+
+    def branch(decoder):
+        return lambda: decoder(contents, max_pixels)
+
+    return tf.switch_case(first_match, [branch(decoder) for decoder in decoders])

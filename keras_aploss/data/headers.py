@@ -1,10 +1,9 @@
 """What image files say of themselves, read by TensorFlow operations.
 
-A decoder that trusts a header allocates whatever it declares, and TensorFlow's reads
-no EXIF at all. So the headers are walked here first. The files may be hostile: every
-walk moves forward at each step and is bounded, and a read beyond the end repeats the
-last byte instead of failing. What makes no sense comes out as a size of 0 or as
-orientation 1.
+TensorFlow's decoders read no EXIF, no size of a GIF and no transparent colour. So the
+headers are walked here. The files may be hostile: every walk moves forward at each
+step and is bounded, and a read beyond the end repeats the last byte instead of
+failing. What makes no sense comes out as a size of 0 or as orientation 1.
 """
 
 import tensorflow as tf
@@ -12,15 +11,17 @@ import tensorflow as tf
 _MAX_SEGMENTS = 1024  # of a JPEG or PNG header: some 10 in practice
 _MAX_GIF_BLOCKS = 64  # before the first frame: palettes, comments
 _MAX_GIF_PIECES = 65_536  # of at most 255 bytes in a block: 16 MB
-_EXIF = tuple(b"Exif\0\0")
+EXIF = b"Exif\0\0"  # how the body of its segment begins
+# The standard wants EXIF first of all; 1 MiB leaves room for 16 segments before it.
+MAX_EXIF_POSITION = 2**20
 _ORIENTATION_TAG = 0x0112
 _SHORT = 3  # the TIFF code of a 16-bit integer
 _PNG_PIXELS = int.from_bytes(b"IDAT", "big")
-_PNG_TRANSPARENCY = int.from_bytes(b"tRNS", "big")
+PNG_TRANSPARENCY = b"tRNS"
 
 # What to do at a JPEG marker. The first two are also the bytes to go forward: FF FF
 # pads, as does a byte outside a segment; FF 00, TEM, RSTn and SOI have no length.
-_PADDING, _BARE, _SEGMENT, _FRAME, _APP1, _END = 1, 2, 3, 4, 5, 6
+_PADDING, _BARE, _SEGMENT, _APP1, _END = 1, 2, 3, 4, 5
 
 
 def _marker_kind(marker):
@@ -28,8 +29,6 @@ def _marker_kind(marker):
         return _PADDING
     if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
         return _BARE
-    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-        return _FRAME
     return {0xE1: _APP1, 0xD9: _END, 0xDA: _END}.get(marker, _SEGMENT)
 
 
@@ -51,50 +50,42 @@ def integer(digits, *, little_endian=False):
     return tf.reduce_sum(ordered * powers, axis=-1)
 
 
-def walk_jpeg_header(data):
-    """Steps from segment to segment up to the first scan.
+def find_exif(data):
+    """Steps from segment to segment of a JPEG up to EXIF, or to the first scan.
 
     Returns:
-        Four int64 scalars: height and width that the frame declares (0 without a
-        frame), and where the TIFF block of the EXIF segment starts and ends (0, 0
-        without EXIF).
+        Two int64 scalars: where the TIFF block of the EXIF segment starts and ends;
+        0, 0 without EXIF.
     """
     size = tf.size(data)
     padded = tf.concat([data, tf.zeros([10], tf.uint8)], axis=0)
 
-    def unfinished(position, finished, *_):
+    def unfinished(position, finished, _):
         return (position < size) & ~finished
 
-    # Some ten steps for every image: with few operations in each, all of them take
-    # about as long as decoding 200 x 200 pixels.
-    def step(position, finished, frame, exif):
+    # A dozen steps at most for every image: few operations in each.
+    def step(position, finished, exif):
         # FF, the marker, the length in two bytes, the first six of the body.
         head = tf.cast(tf.slice(padded, [position], [10]), tf.int32)
         prefix, marker, high, low = tf.unstack(head[:4])
         kind = tf.where(prefix == 0xFF, tf.gather(_MARKER_KINDS, marker), _PADDING)
         segment = 2 + tf.maximum(256 * high + low, 2)
-        is_exif = (kind == _APP1) & (exif == 0) & tf.reduce_all(head[4:] == _EXIF)
+        is_exif = (kind == _APP1) & tf.reduce_all(head[4:] == tuple(EXIF))
         return (
             position + tf.where(kind <= _BARE, kind, segment),
-            kind == _END,
-            tf.where((kind == _FRAME) & (frame == 0), position, frame),
+            (kind == _END) | is_exif,
             tf.where(is_exif, position, exif),
         )
 
-    start = (tf.constant(2), tf.constant(False), tf.constant(0), tf.constant(0))
-    _, _, frame, exif = tf.while_loop(
+    start = (tf.constant(2), tf.constant(False), tf.constant(0))
+    _, _, exif = tf.while_loop(
         unfinished, step, start, maximum_iterations=_MAX_SEGMENTS
     )
-    frame, exif = tf.cast(frame, tf.int64), tf.cast(exif, tf.int64)
-    height, width = tf.unstack(
-        integer(tf.reshape(byte_values(data, frame + 5, 4), [2, 2]))
-    )
-    exif_end = exif + 2 + integer(byte_values(data, exif + 2, 2))
+    exif = tf.cast(exif, tf.int64)
+    end = exif + 2 + integer(byte_values(data, exif + 2, 2))
     return (
-        tf.where(frame > 0, height, 0),
-        tf.where(frame > 0, width, 0),
         tf.where(exif > 0, exif + 10, 0),
-        tf.where(exif > 0, tf.minimum(exif_end, tf.size(data, tf.int64)), 0),
+        tf.where(exif > 0, tf.minimum(end, tf.size(data, tf.int64)), 0),
     )
 
 
@@ -120,9 +111,10 @@ def exif_orientation(data, start, end):
 def has_transparent_colour(data):
     """Whether a PNG names a colour as transparent: a chunk tRNS before the pixels."""
     size = tf.size(data, tf.int64)
+    transparency = int.from_bytes(PNG_TRANSPARENCY, "big")
 
     def unfinished(position, name):
-        is_last = (name == _PNG_PIXELS) | (name == _PNG_TRANSPARENCY)
+        is_last = (name == _PNG_PIXELS) | (name == transparency)
         return (position < size) & ~is_last
 
     def step(position, name):
@@ -138,7 +130,7 @@ def has_transparent_colour(data):
         (first_chunk, no_name),
         maximum_iterations=_MAX_SEGMENTS,
     )
-    return name == _PNG_TRANSPARENCY
+    return name == transparency
 
 
 def walk_gif_header(data):

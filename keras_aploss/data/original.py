@@ -13,8 +13,9 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from keras_aploss.data.decoding import resample
-from keras_aploss.data.files import as_list, read_image, require_positive
+from keras_aploss.data.arguments import as_list, require_positive
+from keras_aploss.data.files import read_image
+from keras_aploss.data.resizing import resample
 
 _IMAGE = tf.TensorSpec([None, None, 3], tf.uint8)
 

@@ -1,0 +1,27 @@
+"""Image files for tests, made when they are needed."""
+
+import io
+
+import numpy as np
+import PIL.Image
+
+
+def photo(height=40, width=60, seed=0):
+    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(small).resize((width, height), PIL.Image.BICUBIC)
+
+
+def encode(picture, format_name, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def write_photos(folder):
+    """One photo of each format, of different sizes."""
+    names = ["a.jpg", "b.PNG", "c.bmp", "d.gif", "e.jpeg"]
+    formats = ["JPEG", "PNG", "BMP", "GIF", "JPEG"]
+    for index, (name, format_name) in enumerate(zip(names, formats, strict=True)):
+        contents = encode(photo(40 + 8 * index, seed=index), format_name)
+        (folder / name).write_bytes(contents)
+    return [folder / name for name in names]
