@@ -108,10 +108,15 @@ def make_embed(model, scales, whitening, max_pixels):
         )
         with tf.control_dependencies([] if check is None else [check]):
             images = tf.identity(images)
-        # Fused convolutions of TensorFlow fail on a batch of no images.
-        embedding = tf.cond(
-            shape[0] > 0, lambda: embed_some(images), lambda: tf.zeros([0, units])
+        # Fused convolutions of TensorFlow fail on a batch of no images: one stands in.
+        # (A `cond` about the model would hand each of its weights to the branch.)
+        some = tf.cond(
+            shape[0] > 0,
+            lambda: images,
+            lambda: tf.zeros(tf.concat([[1], shape[1:]], axis=0)),
         )
+        some = tf.ensure_shape(some, images.shape)
+        embedding = embed_some(some)[: shape[0]]
         return {"embedding": tf.ensure_shape(embedding, [None, units])}
 
     return embed

@@ -31,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_aploss.data import MAX_PIXELS
+from keras_aploss.data.arguments import require_positive
 from keras_aploss.embeddings.scales import check_scales
 from keras_aploss.embeddings.whitening import mean_and_kernel
 from keras_aploss.export.graph import decode_batch, make_embed
@@ -97,14 +98,14 @@ def export_saved_model(
         ('1', ['images', 'serving_default'])
     """
     _require_tensorflow()
-    _require_integer(image_size=image_size, max_pixels=max_pixels)
+    require_positive(image_size=image_size, max_pixels=max_pixels)
     _require_embeddings(model, image_size)
     scales = _require_scales(model, scales)
     whitening = _require_whitening(model, whitening)
     path = pathlib.Path(path)
     path.mkdir(parents=True, exist_ok=True)
     if version is not None:
-        _require_integer(version=version)
+        require_positive(version=version)
         _require_new(path, version)
     # A sibling with a name that is no number, which servers pass over.
     with tempfile.TemporaryDirectory(dir=path, prefix=".unfinished-") as unfinished:
@@ -130,9 +131,6 @@ def _write(model, embed, path, image_size, max_pixels):
     decode_once = _traced(decode, files)
     embed_once = _traced(embed, pixels)
 
-    def embed_pixels(images):
-        return embed_once(images)
-
     def embed_files(image_bytes):
         return embed_once(decode_once(image_bytes))
 
@@ -142,7 +140,7 @@ def _write(model, embed, path, image_size, max_pixels):
     served.weights = sorted(embed_once.variables, key=lambda variable: variable.name)
     signatures = {
         "serving_default": _traced(embed_files, files),
-        "images": _traced(embed_pixels, pixels),
+        "images": embed_once,
     }
     tf.saved_model.save(served, str(path), signatures=signatures)
 
@@ -192,14 +190,6 @@ def _require_tensorflow():
             "`keras.saving.load_model` in a process started with "
             "KERAS_BACKEND=tensorflow and export it there."
         )
-
-
-def _require_integer(**arguments):
-    for name, value in arguments.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(
-                f"Expected a positive integer. Received: {name}={value!r}."
-            )
 
 
 def _require_embeddings(model, image_size):
