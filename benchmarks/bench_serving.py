@@ -3,7 +3,8 @@ r"""How soon an exported model answers, and how many image files a second it emb
 The server is that of the tests: a `grpc.server` that runs the SavedModel, in a process
 of its own; `EmbeddingClient` sends it JPEG files. Beside it, on the same cores and in
 turns, `model.predict` on the same images, decoded and resized beforehand: the server
-has to decode as well. The binary of TensorFlow Serving needs Docker and is not run.
+has to decode as well. The binary of TensorFlow Serving needs Docker and is not run; it
+loads models as the C program of the tests does, which is timed up to its first answer.
 
     python benchmarks/bench_serving.py
     python benchmarks/bench_serving.py --backbone small_resnet --image-size 64 \
@@ -16,6 +17,7 @@ Needs the extra `serving`. Dimension key: N images.
 import argparse
 import io
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -98,6 +100,24 @@ def first_answer(model, folder, image_size, batch_size, file) -> None:
     print(
         f"export {exported - started:.2f} s, load {loaded - exported:.2f} s, first "
         f"answer without warm-up {done - loaded:.2f} s: {done - started:.2f} s in all"
+    )
+    if shutil.which("gcc"):
+        without_python(folder, file, exported - started)
+
+
+def without_python(folder, file, export_seconds) -> None:
+    """Print the time until a C program has loaded the model and answered."""
+    from c_program import ask_program, compile_program
+
+    path = folder.parent / "image.jpg"
+    path.write_bytes(file)
+    program = compile_program(folder.parent)
+    started = time.perf_counter()
+    ask_program(program, folder / "1", path)
+    answer = time.perf_counter() - started
+    print(
+        f"TensorFlow without Python: starts, loads and answers in {answer:.2f} s: "
+        f"{export_seconds + answer:.2f} s in all"
     )
 
 

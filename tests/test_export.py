@@ -14,13 +14,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from c_program import ask_program, compile_program, operations
 
 from keras_aploss import combine_scales, embed_at_scales, whiten_embeddings
 from keras_aploss.data import load_image
 from keras_aploss.export import decode_batch, export_saved_model, warmup
 
 SIZE, UNITS = 24, 8
-C_PROGRAM = pathlib.Path(__file__).parent / "serve_saved_model.c"
 
 
 def small_model(image_shape=(None, None, 3), normalize=True):
@@ -412,36 +412,6 @@ def test_the_command_line_of_tensorflow_runs_it(exported, files, expected):
     )
     numbers = re.findall(r"-?\d+\.\d+(?:e-?\d+)?", output.split("embedding")[-1])
     np.testing.assert_allclose(np.array(numbers, float), expected[1], atol=1e-5)
-
-
-def compile_program(folder):
-    library = pathlib.Path(tf.sysconfig.get_lib())
-    program = folder / "serve"
-    subprocess.run(
-        [
-            *("gcc", "-std=c11", "-Wall", "-Werror", C_PROGRAM, "-o", program),
-            f"-I{tf.sysconfig.get_include()}",
-            *(f"-L{library}", f"-Wl,-rpath,{library}"),
-            *("-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"),
-        ],
-        check=True,
-    )
-    return program
-
-
-def operations(version):
-    """The names that the program asks for."""
-    shown = saved_model_cli(
-        *("show", f"--dir={version}", "--tag_set=serve"),
-        "--signature_def=serving_default",
-    )
-    return re.findall(r"name: (\w+):0", shown)
-
-
-def ask_program(program, version, path):
-    command = [program, version, path, *operations(version)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return np.array(done.stdout.split(), float)
 
 
 needs_compiler = pytest.mark.skipif(
