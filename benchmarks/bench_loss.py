@@ -17,7 +17,7 @@ those of pytorch-metric-learning: `pip install .[bench]`.
 
 Each row has a process of its own; `--bins`, `--check` and `--metrics` run
 several in turn in one. Added
-memory is the peak of the resident memory (on JAX with an accelerator, of the device's)
+memory is the peak of the resident memory (with a GPU, of its memory on JAX and PyTorch)
 from the first run on, compilation included, less what libraries, inputs (the floor's
 weights, too) and a small case took before. Ratios are of best times: to the floor of
 the same mode or, for those three, to the first of them. Linux only.
@@ -34,11 +34,11 @@ import resource
 import subprocess
 import sys
 import time
-import types
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from accelerator import accelerator_memory, accelerator_name, without_tensorflow
 
 COLOURS = {"floor": "#6E6E6E", "ours": "#0072B2", "dense": "#D55E00"}
 COLOURS |= {"FastAP": "#009E73", "SmoothAP": "#CC79A7"}
@@ -106,11 +106,12 @@ def keras_loss(case, num_bins):
 
 
 def torch_step(case, num_bins, inputs):
-    """As `make_step`, eager and on the CPU."""
+    """As `make_step`, eager; on a GPU if there is one."""
     import torch
     from pytorch_metric_learning import losses
 
-    x, other = (torch.from_numpy(array) for array in inputs)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, other = (torch.from_numpy(array).to(device) for array in inputs)
     x.requires_grad_()
     loss = {
         "floor": lambda x, weights: (weights * (x @ x.T)).mean(),
@@ -174,12 +175,15 @@ def seconds(step):
 
 
 def memory(mode):
-    """MiB in use and their peak: of JAX's accelerator, else of this process."""
-    if mode == "JAX":
-        import jax
+    """MiB in use and their peak: of an accelerator, else of this process."""
+    if mode == "PyTorch":
+        import torch
 
-        if stats := jax.local_devices()[0].memory_stats():  # None on a CPU
-            return [stats[k] / 2**20 for k in ("bytes_in_use", "peak_bytes_in_use")]
+        if torch.cuda.is_available():
+            used = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+            return [value / 2**20 for value in used]
+    if mode == "JAX" and (used := accelerator_memory()):
+        return used
     status = Path("/proc/self/status").read_text()
     peak, now = re.findall(r"Vm(?:HWM|RSS):\s+(\d+)", status)
     return int(now) / 2**10, int(peak) / 2**10
@@ -188,9 +192,7 @@ def memory(mode):
 def child(jobs, mode, size, repeats, memory_limit, **shape):
     """Run the jobs in turn for 10 s, or once if that is a minute; print the numbers."""
     resource.setrlimit(resource.RLIMIT_DATA, 2 * (int(memory_limit * 2**30),))
-    if util.find_spec("tensorflow") is None:  # the package needs it, its losses do not
-        package = sys.modules["keras_aploss"] = types.ModuleType("keras_aploss")
-        package.__path__ = [str(Path(__file__).parents[1] / "keras_aploss")]
+    without_tensorflow()
     small, inputs = (make_inputs(jobs[0][0], n, **shape) for n in (64, size))
     for job in jobs:
         make_step(*job, mode, small)()
@@ -347,7 +349,8 @@ def main() -> None:
     cpu = re.search("model name\\s*: (.*)", Path("/proc/cpuinfo").read_text())
     installed = {found.name: found.version for found in metadata.distributions()}
     facts = [f"{name} {installed[name]}" for name in LIBRARIES if name in installed]
-    machine = ", ".join([f"{os.cpu_count()} cores", cpu[1] if cpu else "?", *facts])
+    place = accelerator_name() or (cpu[1] if cpu else "?")
+    machine = ", ".join([f"{os.cpu_count()} cores", place, *facts])
     print(machine)
     modes = ["JAX"] if os.environ["KERAS_BACKEND"] == "jax" else ["XLA", "graph"]
     pairs = [*itertools.product(("floor", "ours", "dense"), modes)]

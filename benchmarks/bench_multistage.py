@@ -28,6 +28,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from accelerator import accelerator_memory, accelerator_name, without_tensorflow
 
 COLOURS = {"once": "#6E6E6E", "chunks": "#0072B2", "files": "#D55E00"}
 UNITS = 128
@@ -36,24 +37,21 @@ WARM_UP = 16  # images of the small batch before
 
 def memory():
     """MiB in use and their peak: of JAX's accelerator, else of this process."""
-    if os.environ["KERAS_BACKEND"] == "jax":
-        import jax
-
-        if stats := jax.local_devices()[0].memory_stats():  # None on a CPU
-            return [stats[k] / 2**20 for k in ("bytes_in_use", "peak_bytes_in_use")]
+    if os.environ["KERAS_BACKEND"] == "jax" and (used := accelerator_memory()):
+        return used
     status = Path("/proc/self/status").read_text()
     peak, now = re.findall(r"Vm(?:HWM|RSS):\s+(\d+)", status)
     return int(now) / 2**10, int(peak) / 2**10
 
 
-def make_encoder(image_size):
-    """The network of the main job; for large images one that is cheap to run."""
+def make_encoder(image_size, backbone):
+    """A network of the package; for large images one that is cheap to run."""
     import keras
 
-    from keras_aploss import retrieval_model
+    from keras_aploss.models import retrieval_model
 
     if image_size <= 256:
-        return retrieval_model(units=UNITS)
+        return retrieval_model(backbone, units=UNITS)
     layers = keras.layers
     images = keras.Input((None, None, 3))
     x = layers.AveragePooling2D(8)(layers.Rescaling(1 / 255)(images))
@@ -64,10 +62,12 @@ def make_encoder(image_size):
 
 def make_sampler(case, size, image_size, folder):
     """Batches of `size` images, 8 of each class, pixels or references to files."""
-    from keras_aploss import ClassBalancedSampler, ImageFiles
+    from keras_aploss.samplers import ClassBalancedSampler
 
     labels = np.arange(size) // 8
     if case == "files":
+        from keras_aploss import ImageFiles
+
         files = sorted(Path(folder).glob("*.jpg"))
         images = ImageFiles(np.resize(files, size).tolist(), image_size)
     else:
@@ -85,13 +85,14 @@ def make_sampler(case, size, image_size, folder):
     )
 
 
-def make_model(case, size, chunk, image_size, sampler, xla):
+def make_model(case, size, chunk, image_size, backbone, sampler, xla):
     """The compiled model to fit."""
     import keras
 
-    from keras_aploss import APLoss, MultistageTrainer
+    from keras_aploss.losses import APLoss
+    from keras_aploss.training import MultistageTrainer
 
-    model = make_encoder(image_size)
+    model = make_encoder(image_size, backbone)
     if case != "once":
         files = {"load": sampler.load, "image_shape": (image_size, image_size, 3)}
         files = files if case == "files" else {}
@@ -118,13 +119,17 @@ def fit_steps(model, sampler, steps):
     return times
 
 
-def child(case, size, chunk, image_size, steps, folder, memory_limit, xla=False):
+def child(
+    case, size, chunk, image_size, backbone, steps, folder, memory_limit, xla=False
+):
     """Measure one case; print the numbers."""
     resource.setrlimit(resource.RLIMIT_DATA, 2 * (int(memory_limit * 2**30),))
+    without_tensorflow()
+    network = image_size, backbone
     small = make_sampler(case, WARM_UP, image_size, folder)
-    fit_steps(make_model(case, WARM_UP, 8, image_size, small, xla), small, 1)
+    fit_steps(make_model(case, WARM_UP, 8, *network, small, xla), small, 1)
     sampler = make_sampler(case, size, image_size, folder)
-    model = make_model(case, size, chunk, image_size, sampler, xla)
+    model = make_model(case, size, chunk, *network, sampler, xla)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     at_start, _ = memory()
     times = fit_steps(model, sampler, steps)
@@ -142,7 +147,7 @@ def stages(size, chunk, image_size):
 
     from keras_aploss import ap_loss, embed_in_chunks
 
-    model, num_chunks = make_encoder(image_size), size // chunk
+    model, num_chunks = make_encoder(image_size, "small_resnet"), size // chunk
     shape = size, image_size, image_size, 3
     images = tf.constant(np.random.default_rng(0).integers(0, 256, shape, "uint8"))
     labels = tf.constant(np.arange(size) // 8)
@@ -198,19 +203,19 @@ def run_child(**arguments):
     return {"note": run.stderr.strip().splitlines()[-1]}
 
 
-def measure(cases, sizes, chunk, image_size, steps, folder, xla=False):
+def measure(cases, sizes, steps, folder, memory_limit=20, xla=False, **network):
     """Run and print the table; return its rows."""
     print(f"{'':8}{'B':>7}{'q':>5}{'pixels':>8}{'a step':>11}{'images/s':>10}", end="")
     print(f"{'added':>12}{'images':>11}")
     rows = []
     for case in cases:
         for size in sizes:
-            row = {"case": case, "size": size, "chunk": chunk, "image_size": image_size}
-            row |= run_child(
-                **row, steps=steps, folder=str(folder), xla=xla, memory_limit=20
-            )
+            row = {"case": case, "size": size, **network}
+            options = {"xla": xla, "memory_limit": memory_limit}
+            row |= run_child(**row, steps=steps, folder=str(folder), **options)
             rows.append(row)
-            line = f"{case:8}{size:7,}{size if case == 'once' else chunk:5}"
+            image_size = network["image_size"]
+            line = f"{case:8}{size:7,}{size if case == 'once' else network['chunk']:5}"
             line += f"{image_size:8}"
             if "note" in row:
                 print(f"{line}  {row['note']}", flush=True)
@@ -275,6 +280,8 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024, 4096])
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--backbone", default="small_resnet")
+    parser.add_argument("--memory-limit", type=float, default=20, help="GiB")
     parser.add_argument("--steps", type=int, help="default: 2, with --time 6")
     parser.add_argument("--json", type=Path, help="store the numbers here")
     parser.add_argument("--from-json", type=Path, help="draw stored numbers")
@@ -286,18 +293,22 @@ def main():
         return stages(1024, args.chunk, args.image_size)
     if args.from_json:
         return plot(json.loads(args.from_json.read_text()), args.plot)
+    print(accelerator_name() or f"{os.cpu_count()} cores, no GPU")
+    network = {"image_size": args.image_size, "backbone": args.backbone}
+    network |= {"chunk": args.chunk, "memory_limit": args.memory_limit}
     with tempfile.TemporaryDirectory() as folder:
         if args.large:
             write_files(folder, 800, 256)
-            return measure(["files"], [256, 4096], 32, 800, 1, folder)
-        write_files(folder, args.image_size, 512)
+            network |= {"image_size": 800, "chunk": 32}
+            return measure(["files"], [256, 4096], 1, folder, **network)
+        if "files" in args.cases:
+            write_files(folder, args.image_size, 512)
         if args.time:
-            cases, shape = ["once", "chunks"], (args.chunk, args.image_size)
-            rows = measure(cases, [256], *shape, args.steps or 6, folder, args.xla)
+            steps, cases = args.steps or 6, ["once", "chunks"]
+            rows = measure(cases, [256], steps, folder, xla=args.xla, **network)
             ratio = rows[1]["best"] / rows[0]["best"]
             return print(f"in chunks: {ratio:.2f} x the time of training at once")
-        shape = args.chunk, args.image_size
-        rows = measure(args.cases, args.sizes, *shape, args.steps or 2, folder)
+        rows = measure(args.cases, args.sizes, args.steps or 2, folder, **network)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
     if args.plot:
