@@ -259,3 +259,14 @@ def test_units_above_the_size_and_rows_of_another_size_are_named():
     layer.build((None, 5))
     with pytest.raises(ValueError, match="rows of 4"):
         layer.adapt(correlated(size=4))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="a setting of JAX")
+def test_whitening_asks_a_gpu_for_all_bits():
+    import jax
+
+    layer = PCAWhitening()
+    layer.build((None, 3))
+    program = jax.make_jaxpr(lambda x: layer.call(x))(np.zeros((2, 3), "float32"))
+    (product,) = [e for e in program.eqns if e.primitive.name == "dot_general"]
+    assert set(product.params["precision"]) == {jax.lax.Precision.HIGHEST}
