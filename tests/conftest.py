@@ -47,14 +47,36 @@ TRACED = ON_TORCH | MULTISTAGE
 COMPILED = {"test_multistage.py", "test_trainer.py"}
 FAST = ("dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
 LONG_ON_TENSORFLOW = ("adamw", "checkpoints_and_validation", "xla")
-# Of losses under XLA on TensorFlow; those of JAX are compiled by XLA, all of them.
-FAST_UNDER_XLA = ("same_input_same_bits[xla]", "changes_nothing[False-xla]")
-# On JAX, of the baselines and the batch metrics only the numbers.
+# Each takes seconds, and another case of the same test stands for it.
+STOOD_FOR = (
+    "read_once_per_pass_in_order_and_two_are_alive[1]",
+    "read_once_per_pass_in_order_and_two_are_alive[5]",
+    "an_error_in_load_surfaces_and_the_next_fit_goes_on[1]",
+    "an_error_in_load_surfaces_and_the_next_fit_goes_on[4]",
+    "with_a_rest_of_another_size[arguments1]",
+    "with_a_rest_of_another_size[arguments2]",
+    "in_a_graph_as_a_loss_of_a_model[hard",
+)
+# On JAX, of these only the numbers.
 NUMBERS = {
     "test_triplet.py": ("tensorflow_addons", "wrong_input"),
     "test_batch_metrics.py": ("they_are_the_evaluation",),
+    "test_tie_aware.py": ("[code_default", "[paper_default", "wrong"),
 }
-LONG_ON_JAX = ("test_an_order_of_the_batch", "made_again[20")
+# XLA compiles for each shape that they draw, or for each part of them.
+LONG_ON_JAX = (
+    "test_an_order_of_the_batch",
+    "made_again[20",
+    "does_not_depend_on_order",
+    "mean_over_queries_with_positives",
+    "float32_under_mixed_precision",
+    "distractors_are_in_the_lists",
+    "gem_is_the_power_mean",
+    "queries_in_the_database_are_left_out",
+    "counts_of_a",
+    "with_a_rest_of_another_size",
+    "in_order_and_two_are_alive",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -82,8 +104,10 @@ def pytest_collection_modifyitems(items):
 def _is_slow_on_tensorflow(file, name, stood_for):
     if file in COMPILED and any(part in name for part in LONG_ON_TENSORFLOW):
         return not any(part in name for part in FAST)
-    if file in ON_TORCH and "xla" in name:
-        return not any(part in name for part in FAST_UNDER_XLA)
+    if file in ON_TORCH and "xla" in name:  # those of JAX are compiled, all of them
+        return True
+    if any(part in name for part in STOOD_FOR):
+        return True
     test, _, case = name.partition("[")
     if file not in TRACED or "graph" not in case:
         return False
@@ -97,7 +121,7 @@ def _is_slow_on_jax(file, name, stood_for):
         return not any(part in name for part in ("adamw", *FAST))
     if file in NUMBERS:
         return not any(part in name for part in NUMBERS[file])
-    return any(part in name for part in LONG_ON_JAX)
+    return any(part in name for part in (*LONG_ON_JAX, *STOOD_FOR))
 
 
 @pytest.fixture(autouse=True)
