@@ -35,4 +35,5 @@ def accelerator_name() -> str | None:
         return None
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
-    return shown.stdout.strip() or None
+    names = shown.stdout.splitlines() if shown.returncode == 0 else []
+    return " and ".join(names) or None

@@ -8,8 +8,8 @@ the same files, by the same model:
 * `bare`: that pipeline;
 * `extract`: `extract_embeddings`, which writes a file that can be gone on with, and
   reads with two threads per core, as the command does;
-* `checked`: the same after `find_unreadable`, as the command does: it decodes each file
-  twice more, to leave out what is damaged before hours of work;
+* `checked`: the same after `find_unreadable`, as the command does: it reads each file
+  to its end before, to leave out what is damaged before hours of work;
 * `ray 1`, `ray 2`: `extract_to_shards` with as many workers, which checks as well, and
   hashes each file. `running` leaves out the start of Ray and of its workers: the images
   of the shards that came after the first of each worker, by the times of their files.

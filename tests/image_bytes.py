@@ -6,9 +6,13 @@ import numpy as np
 import PIL.Image
 
 
-def photo(height=40, width=60, seed=0):
-    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    return PIL.Image.fromarray(small).resize((width, height), PIL.Image.BICUBIC)
+def photo(height=40, width=60, seed=0, noise=0):
+    """Smooth colours, and noise of some grey levels: what shows how it was resized."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    picture = PIL.Image.fromarray(small).resize((width, height), PIL.Image.BICUBIC)
+    pixels = np.asarray(picture) + rng.normal(0, noise, (height, width, 3))
+    return PIL.Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def encode(picture, format_name, **options):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from image_bytes import encode
 
 from keras_aploss.data import decode_image
+from keras_aploss.data.decoding import _turn_upright
 
 HEIGHT, WIDTH = 37, 53
 
@@ -222,16 +223,37 @@ def test_exif_is_looked_for_in_the_first_mebibyte(segments, is_turned):
     assert decode(contents).shape[0] == (WIDTH if is_turned else HEIGHT)
 
 
+def called(node):
+    """The names of the functions that a node of a graph calls, as it is or in turns."""
+    for value in node.attr.values():
+        yield from (f.name for f in [value.func, *value.list.func] if f.name)
+
+
 def test_what_few_files_need_stays_out_of_the_graph_of_all():
-    # The executor visits each node of a branch that is not taken: these come into the
-    # graph that runs, where branches are spread out but for what is never inlined.
+    # The executor visits each node of a branch that is not taken: those of functions
+    # that are called from the graph, in turns, and inlined.
     graph = decode.get_concrete_function().graph.as_graph_def()
-    never = {f.signature.name for f in graph.library.function if f.attr["_noinline"].b}
-    inlined = [f for f in graph.library.function if f.signature.name not in never]
+    functions = {f.signature.name: f for f in graph.library.function}
+    never = {name for name, f in functions.items() if f.attr["_noinline"].b}
     assert len(never) >= 5  # orientation, PNG, GIF, BMP, and the choice among them
-    branches = [f for f in inlined if "DecodeJpeg" in {n.op for n in f.node_def}]
-    assert len(branches) == 1
-    assert not {n.op for n in branches[0].node_def} & {"While", "DecodeRaw"}
+    operations, nodes = [], list(graph.node)
+    while nodes:
+        node = nodes.pop()
+        operations.append(node.op)
+        for name in set(called(node)) - never:
+            nodes += functions[name].node_def
+    assert operations.count("DecodeJpeg") == 1
+    assert "DecodeRaw" not in operations
+    assert not [name for name in operations if "While" in name]
+
+
+def test_turned_images_of_any_size_share_a_trace():
+    for size in ((20, 30), (30, 20), (40, 50)):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6
+        turned = encode(photo(*size), "JPEG", exif=exif)
+        assert decode_image(turned).shape == (size[1], size[0], 3)
+    assert _turn_upright.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import io
 import json
 import pathlib
 import re
@@ -15,9 +14,10 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 from c_program import ask_program, compile_program, operations
+from image_bytes import encode, photo
 
 from keras_aploss import combine_scales, embed_at_scales, whiten_embeddings
-from keras_aploss.data import load_image
+from keras_aploss.data import decode_image, load_image
 from keras_aploss.export import decode_batch, export_saved_model, warmup
 
 SIZE, UNITS = 24, 8
@@ -40,17 +40,6 @@ def small_model(image_shape=(None, None, 3), normalize=True):
 def map_of_embeddings():
     images = keras.Input((None, None, 3))
     return keras.Model(images, keras.layers.Conv2D(UNITS, 3)(images))
-
-
-def encode(picture, format_name, **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, format_name, **options)
-    return buffer.getvalue()
-
-
-def photo(height, width, seed):
-    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    return PIL.Image.fromarray(small).resize((width, height), PIL.Image.BICUBIC)
 
 
 def turned_photo():
@@ -176,8 +165,10 @@ def test_an_empty_batch_gives_no_embeddings(served):
     response = served["serving_default"](image_bytes=empty)
     assert response["embedding"].shape == (0, UNITS)
     assert decode_batch(empty, SIZE).shape == (0, SIZE, SIZE, 3)
-    images = np.zeros((0, SIZE, SIZE, 3), "float32")
-    assert served["images"](images=images)["embedding"].shape == (0, UNITS)
+    # Sizes that would take gigabytes, or fit no filter, with an image of them.
+    for side in (SIZE, 9_000, 0):
+        images = np.zeros((0, side, side, 3), "float32")
+        assert served["images"](images=images)["embedding"].shape == (0, UNITS)
 
 
 def bomb(side=30_000):
@@ -204,6 +195,29 @@ def whole_bomb(side=30_000):
     pixels = zlib.compress(bytes((side + 7) // 8 + 1) * side, 6)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def progressive_bomb(side=30_000):
+    """A whole JPEG of 1 kB, all black, that takes 1.8 GB to decode in several scans."""
+
+    def segment(marker, body):
+        return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+    # The code 0 says "nothing in the next 2^14 + n blocks", n in the 14 bits after it.
+    blocks = (-(-side // 8)) ** 2
+    bits = "0" + 14 * "1"
+    bits *= -(-blocks // 32_767)
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    return (
+        b"\xff\xd8"
+        + segment(0xDB, b"\0" + 64 * b"\1")
+        + segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))
+        + segment(0xC4, b"\x10\1" + bytes(15) + b"\xe0")
+        + segment(0xDA, bytes([1, 1, 0, 1, 63, 0]))
+        + data
+        + b"\xff\xd9"
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,13 +259,13 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) / 1024
 
 embed = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-good, bad = (open(path, "rb").read() for path in sys.argv[2:])
+good, *bad = (open(path, "rb").read() for path in sys.argv[2:])
 embed(image_bytes=tf.constant([good] * 8))
 before = peak()
 try:
-    embed(image_bytes=tf.constant([good] + [bad] * 7))
+    embed(image_bytes=tf.constant([good] + bad * 4))
 except tf.errors.InvalidArgumentError as error:
-    print("refused" if "[1 2 3 4 5 6 7]" in str(error) else error)
+    print("refused" if "[1 2 3 4 5 6 7 8]" in str(error) else error)
 embed(image_bytes=tf.constant([good]))
 print(peak() - before)
 """
@@ -259,11 +273,13 @@ print(peak() - before)
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="Linux")
 def test_a_hostile_picture_takes_no_memory(exported, files, tmp_path):
-    """A picture of 30,000 x 30,000 that is all there, seven times in a request."""
-    bad = tmp_path / "bomb.png"
-    bad.write_bytes(whole_bomb())
-    assert bad.stat().st_size < 200_000
-    command = [sys.executable, "-I", "-c", HOSTILE, exported, files[1], bad]
+    """Pictures of 30,000 x 30,000 that are all there, eight in a request."""
+    assert decode_image(progressive_bomb(64)).shape == (64, 64, 3)
+    bad = [tmp_path / "bomb.png", tmp_path / "bomb.jpg"]
+    for path, contents in zip(bad, (whole_bomb(), progressive_bomb()), strict=True):
+        path.write_bytes(contents)
+        assert path.stat().st_size < 200_000
+    command = [sys.executable, "-I", "-c", HOSTILE, exported, files[1], *bad]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     verdict, added = done.stdout.split()
     assert verdict == "refused"

@@ -24,6 +24,12 @@ def test_load_image_is_decode_then_resize(paths):
         np.testing.assert_array_equal(image, expected)
 
 
+def test_a_size_may_be_an_integer_of_numpy_and_too_large_for_memory(paths):
+    assert load_image(paths[0], np.int64(20)).shape == (20, 20, 3)
+    with pytest.raises(ValueError, match=r"a\.jpg.*not enough memory"):
+        load_image(paths[0], 1_000_000)
+
+
 def test_load_image_keeps_the_aspect_without_crop(paths):
     assert load_image(paths[0], 20, crop=False).shape == (20, 30, 3)
 

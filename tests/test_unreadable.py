@@ -2,6 +2,7 @@ import io
 import os
 import pathlib
 import queue
+import re
 import struct
 import threading
 import warnings
@@ -111,7 +112,7 @@ BAD = {
     "pixel.gif": (encode(photo(1, 1), "GIF"), "too small: 1 x 1"),
     "scan.tiff": (encode(photo(), "TIFF"), "format is TIFF"),
     "web.jpg": (encode(photo(), "WEBP"), "format is WEBP"),
-    "one_bit.bmp": (encode(photo().convert("1"), "BMP"), "TensorFlow can not decode"),
+    "one_bit.bmp": (encode(photo().convert("1"), "BMP"), "8, 24 or 32 bits"),
 }
 
 
@@ -128,7 +129,7 @@ def test_every_bad_file_is_found_with_its_reason(tmp_path, paths):
     for skipped, (_, expected) in zip(found, BAD.values(), strict=False):
         assert isinstance(skipped, SkippedImage)
         assert expected in skipped.reason
-        assert "\n" not in skipped.reason
+        assert not re.search(r"\n|\[\[|\{\{|\[Op:", skipped.reason)
     assert found[-2].reason == "it is a folder"
     assert found[-1].reason == "the file does not exist"
 

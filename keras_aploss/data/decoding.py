@@ -23,14 +23,15 @@ The size of an image is read from its header and bounded *before* anything is
 decoded: 10 kB of PNG can declare a billion pixels.
 
 For small images, operations cost more than pixels: the executor of a graph visits the
-nodes of a branch that is not taken as well. So a JPEG without EXIF passes five of
-them, and what few files need (the other formats, a search through segments) is a
+nodes of a branch that is not taken as well. So a JPEG without EXIF goes through no
+loop, and what few files need (the other formats, a search through segments) is a
 function of its own, never inlined: a branch not taken is then one node.
 
 Dimension key: H, W height and width in pixels.
 """
 
 import functools
+import threading
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -49,6 +50,7 @@ from keras_aploss.data.headers import (
 
 MAX_PIXELS = 100_000_000  # 300 MB once decoded
 
+_TRACING = threading.Lock()
 _BMP_HEADER = 14 + 124  # the longest of its versions
 _BGRX_MASKS = (0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0)  # of red, green and blue
 
@@ -87,7 +89,6 @@ def decode_image(contents, *, max_pixels=MAX_PIXELS):
     return tf.ensure_shape(image, (None, None, 3))
 
 
-@functools.cache
 def decoder(resize: Callable | None = None):
     """The graph from a file to pixels, resized if asked for; traced once, for all.
 
@@ -95,7 +96,12 @@ def decoder(resize: Callable | None = None):
     half of the time that calling a `tf.function` takes. Without AutoGraph, of which
     its operations have no need, it is traced in less than half the time.
     """
+    with _TRACING:  # `functools.cache` lets threads that come at once all trace
+        return _traced_decoder(resize)
 
+
+@functools.cache
+def _traced_decoder(resize):
     def decode(contents, max_pixels, image_size):
         image = decode_image(contents, max_pixels=max_pixels)
         return resize(image, image_size) if resize else image
@@ -134,10 +140,14 @@ def _contains(contents, word):
     return tf.strings.regex_full_match(contents, rf"(?s)\C*{escaped}\C*")
 
 
-def _seldom(function):
+def _seldom(function, input_signature=None):
     """A function that a graph calls, and does not inline where it may be called."""
-    attributes = {"_noinline": True}
-    return tf.function(function, autograph=False, experimental_attributes=attributes)
+    return tf.function(
+        function,
+        input_signature,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def _refuse(contents, max_pixels):
@@ -164,7 +174,14 @@ def _decode_jpeg(contents, max_pixels):
     )
 
 
-@_seldom
+# The shapes are left open: else each size of an image would be traced anew.
+@functools.partial(
+    _seldom,
+    input_signature=[
+        tf.TensorSpec([None, None, 3], tf.uint8),
+        tf.TensorSpec([], tf.string),
+    ],
+)
 def _turn_upright(image, header):
     """Undo the EXIF orientation: at most a transposition, then mirrors."""
     data = tf.io.decode_raw(header, tf.uint8)
@@ -267,11 +284,11 @@ def _decode_bmp(contents, max_pixels):
 @_seldom
 def _decode_other(contents, max_pixels):
     signatures = [b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"]
-    decoders = [_decode_png, _decode_gif, _decode_bmp, _refuse]
+    branches = [_decode_png, _decode_gif, _decode_bmp, _refuse]
     matches = [_starts_with(contents, signature) for signature in signatures]
     first_match = tf.argmax(tf.stack([*matches, True]), output_type=tf.int32)
 
-    def branch(decoder):
-        return lambda: decoder(contents, max_pixels)
+    def bound(branch):
+        return lambda: branch(contents, max_pixels)
 
-    return tf.switch_case(first_match, [branch(decoder) for decoder in decoders])
+    return tf.switch_case(first_match, [bound(branch) for branch in branches])

@@ -47,8 +47,8 @@ def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
         ((32, 32, 3), (32, 48, 3))
     """
     require_positive(image_size=image_size)
-    graph = decoder(resize_image if crop else resize_shorter_side)
-    return _decode_file(path, graph, image_size).numpy()
+    resize = resize_image if crop else resize_shorter_side
+    return _decode_file(path, resize, image_size).numpy()
 
 
 def read_image(path, change: Callable) -> np.ndarray:
@@ -58,7 +58,7 @@ def read_image(path, change: Callable) -> np.ndarray:
         ValueError: the file is not a readable image.
         OSError: the file can not be opened.
     """
-    image = _decode_file(path, decoder())
+    image = _decode_file(path)
     with tf.device("CPU:0"):
         return change(image).numpy()
 
@@ -69,25 +69,28 @@ def decode_contents(contents: bytes, max_pixels: int = MAX_PIXELS):
     Raises:
         ValueError: they are not those of a readable image; the message says why.
     """
-    return _decode(contents, decoder(), max_pixels)
+    return _decode(contents, max_pixels)
 
 
-def _decode_file(path, graph, image_size=0):
+def _decode_file(path, resize=None, image_size=0):
     problem = file_reason(path)
     if problem:
         raise _unreadable(path, problem)
     contents = pathlib.Path(path).read_bytes()
     try:
-        return _decode(contents, graph, image_size=image_size)
+        return _decode(contents, MAX_PIXELS, resize, image_size)
     except ValueError as error:
         raise _unreadable(path, error) from error
 
 
-def _decode(contents, graph, max_pixels=MAX_PIXELS, image_size=0):
+def _decode(contents, max_pixels, resize=None, image_size=0):
+    graph = decoder(resize)
     try:
         with tf.device("CPU:0"):
-            limits = tf.constant(max_pixels, tf.int64), tf.constant(image_size)
-            return graph(tf.constant(contents), *limits)
+            sizes = tf.constant(max_pixels, tf.int64), tf.constant(image_size, tf.int32)
+            return graph(tf.constant(contents), *sizes)
+    except tf.errors.ResourceExhaustedError as error:
+        raise ValueError("there is not enough memory for its pixels") from error
     except tf.errors.InvalidArgumentError as error:
         problem = reason_to_skip(contents, max_pixels, 1) or decoder_reason(error)
         raise ValueError(problem) from error

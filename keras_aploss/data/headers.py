@@ -63,7 +63,7 @@ def find_exif(data):
     def unfinished(position, finished, _):
         return (position < size) & ~finished
 
-    # A dozen steps at most for every image: few operations in each.
+    # Some ten steps for a photo of a phone: few operations in each.
     def step(position, finished, exif):
         # FF, the marker, the length in two bytes, the first six of the body.
         head = tf.cast(tf.slice(padded, [position], [10]), tf.int32)

@@ -9,6 +9,7 @@ import concurrent.futures
 import io
 import os
 import pathlib
+import re
 import stat
 import warnings
 from typing import NamedTuple
@@ -54,8 +55,8 @@ def find_unreadable(
 
     Before anything is read, folders, pipes, devices and files over 512 MiB are
     refused. Every other file is judged by its header (format, size, frames, colours)
-    and only then decoded to its last byte, by the decoder that will have to read it
-    later; where it fails, Pillow tells what is wrong.
+    and only then read to its last byte by the decoder that will have to read it later,
+    which makes no pixels of a JPEG here; where it fails, Pillow tells what is wrong.
 
     Args:
         paths: the files.
@@ -100,7 +101,7 @@ def reason_to_skip(source, max_pixels, min_side):
             if image.format == "GIF":  # damaged frames pass TensorFlow's decoder
                 image.load()
             try:
-                _decode_fully(contents, image.format, max_pixels)
+                _read_to_the_end(contents, image.format, max_pixels)
             except tf.errors.OpError:
                 image.load()  # Pillow says it more clearly, if it fails as well
                 raise
@@ -124,15 +125,15 @@ def reason_to_skip(source, max_pixels, min_side):
     return None
 
 
-def _decode_fully(contents, format_name, max_pixels):
+def _read_to_the_end(contents, format_name, max_pixels):
     with tf.device("CPU:0"):
         if format_name in ("JPEG", _MULTI_PICTURE_JPEG):
             # Every byte is read, and no pixel made: the mean of each 8 x 8 block is
             # stored, and all else decoded and left.
             tf.io.decode_jpeg(contents, channels=3, ratio=8)
         else:
-            size = tf.constant(max_pixels, tf.int64), tf.constant(0)
-            decoder()(tf.constant(contents), *size)
+            sizes = tf.constant(max_pixels, tf.int64), tf.constant(0, tf.int32)
+            decoder()(tf.constant(contents), *sizes)
 
 
 def file_reason(path) -> str | None:
@@ -184,6 +185,11 @@ def map_in_threads(function, items, workers, verbose):
 
 
 def decoder_reason(error):
-    """The sentence inside an error of a graph, which wraps it in a call stack."""
-    lines = [line for line in error.message.splitlines() if "{{node" not in line]
-    return lines[-1].removeprefix("assertion failed: ")
+    """The sentence inside an error of TensorFlow, which wraps it in a call stack."""
+    message = re.sub(r"\{\{function_node [^}]*\}\}| \[Op:\w+\].*", "", error.message)
+    lines = [line.strip() for line in message.splitlines()]
+    # Such lines name a node of the graph, or the call of one.
+    lines = [line for line in lines if line and not re.match(r".*\{\{node|\[\[", line)]
+    return (
+        lines[-1].removeprefix("assertion failed: ") if lines else type(error).__name__
+    )

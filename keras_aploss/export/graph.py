@@ -72,7 +72,7 @@ def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
         return images[:-1]  # (B, S, S, 3)
 
 
-def make_embed(model, scales, whitening, max_pixels):
+def make_embed(model, scales, whitening, image_size, max_pixels):
     """The function from (B, H, W, 3) pixels to (B, D) embeddings that is served.
 
     The same as `extract_embeddings` with these scales: scaled pixels are rounded, the
@@ -110,11 +110,9 @@ def make_embed(model, scales, whitening, max_pixels):
             images = tf.identity(images)
         # Fused convolutions of TensorFlow fail on a batch of no images: one stands in.
         # (A `cond` about the model would hand each of its weights to the branch.)
-        some = tf.cond(
-            shape[0] > 0,
-            lambda: images,
-            lambda: tf.zeros(tf.concat([[1], shape[1:]], axis=0)),
-        )
+        # It has a size of its own: that of a batch of none may be anything.
+        blank = [1, image_size, image_size, 3]
+        some = tf.cond(shape[0] > 0, lambda: images, lambda: tf.zeros(blank))
         some = tf.ensure_shape(some, images.shape)
         embedding = embed_some(some)[: shape[0]]
         return {"embedding": tf.ensure_shape(embedding, [None, units])}

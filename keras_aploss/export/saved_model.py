@@ -110,7 +110,7 @@ def export_saved_model(
     # A sibling with a name that is no number, which servers pass over.
     with tempfile.TemporaryDirectory(dir=path, prefix=".unfinished-") as unfinished:
         complete = pathlib.Path(unfinished) / "model"
-        embed = make_embed(model, scales, whitening, max_pixels)
+        embed = make_embed(model, scales, whitening, image_size, max_pixels)
         _write(model, embed, complete, image_size, max_pixels)
         for name, contents in (extra_files or {}).items():
             file = complete / name
