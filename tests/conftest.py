@@ -41,14 +41,22 @@ collect_ignore.append("model_server.py")
 
 # Tracing a case takes TensorFlow ten times as long as running it, and compiling it
 # longer still. All cases are run at once ("eager"); traced or compiled, one of each
-# test stands for the others, which are slow.
+# test or file stands for the others, which are slow.
 TRACED = ON_TORCH | MULTISTAGE
 # XLA compiles each case of these for seconds: of them, some stand for all.
 COMPILED = {"test_multistage.py", "test_trainer.py"}
 FAST = ("dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
 LONG_ON_TENSORFLOW = ("adamw", "checkpoints_and_validation", "xla")
-# Each takes seconds, and another case of the same test stands for it.
+# Each takes many seconds, and another case of the test stands for it, or another test:
+# for the quick start and the example of `train_run`, the run that the tests share, a
+# model that `fit` trains, and the smoke run of the gate.
 STOOD_FOR = (
+    "test_quickstart",
+    "runs_as_copied[train_run]",
+    "in_pytorch[resnet50_rmac]",
+    "of_the_named_backbone[MobileNetV3Small",
+    "frozen_batch_norm[False]",
+    "made_again[200-graph]",
     "read_once_per_pass_in_order_and_two_are_alive[1]",
     "read_once_per_pass_in_order_and_two_are_alive[5]",
     "an_error_in_load_surfaces_and_the_next_fit_goes_on[1]",
@@ -94,13 +102,15 @@ def pytest_collection_modifyitems(items):
         ]
     on_jax = keras.backend.backend() == "jax"
     is_slow = _is_slow_on_jax if on_jax else _is_slow_on_tensorflow
+    names = [item.nodeid.partition("[") for item in items]
+    run_at_once = {test for test, _, case in names if "eager" in case}
     stood_for = set()
     for item in reversed(items):  # of numbers of cases, the highest come last
-        if is_slow(item.path.name, item.nodeid, stood_for):
+        if is_slow(item.path.name, item.nodeid, stood_for, run_at_once):
             item.add_marker(pytest.mark.slow)
 
 
-def _is_slow_on_tensorflow(file, name, stood_for):
+def _is_slow_on_tensorflow(file, name, stood_for, run_at_once):
     if file in COMPILED and any(part in name for part in LONG_ON_TENSORFLOW):
         return not any(part in name for part in FAST)
     if file in ON_TORCH and "xla" in name:  # those of JAX are compiled, all of them
@@ -110,12 +120,14 @@ def _is_slow_on_tensorflow(file, name, stood_for):
     test, _, case = name.partition("[")
     if file not in TRACED or "graph" not in case:
         return False
-    is_slow = test in stood_for
-    stood_for.add(test)
+    # Of losses that are run at once as well, one traced test of each file.
+    traced = file if file in ON_TORCH and test in run_at_once else test
+    is_slow = traced in stood_for
+    stood_for.add(traced)
     return is_slow
 
 
-def _is_slow_on_jax(file, name, stood_for):
+def _is_slow_on_jax(file, name, *_):
     if file in COMPILED:
         return not any(part in name for part in ("adamw", *FAST))
     if file in NUMBERS:
