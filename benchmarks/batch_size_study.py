@@ -65,7 +65,8 @@ def landmarks():
 
 def make_encoder():
     """The network of the study, with random weights."""
-    from keras_aploss import retrieval_model, small_resnet
+    from keras_aploss import retrieval_model
+    from keras_aploss.models import small_resnet
 
     backbone = small_resnet(filters=(16, 32, 64))
     return retrieval_model(backbone, units=64, freeze_batch_norm=False)

@@ -23,7 +23,8 @@ import time
 
 import numpy as np
 
-from keras_aploss import augment_database, expand_queries, load_embeddings, unit_length
+from keras_aploss import load_embeddings
+from keras_aploss.embeddings import augment_database, expand_queries, unit_length
 
 
 def memory() -> tuple[float, float]:

@@ -34,14 +34,10 @@ import numpy as np
 import tensorflow as tf
 from bench_serving import photos
 
-from keras_aploss import (
-    ImageFiles,
-    extract_embeddings,
-    extract_to_shards,
-    find_unreadable,
-    read_shards,
-    retrieval_model,
-)
+from keras_aploss import ImageFiles, extract_embeddings, retrieval_model
+from keras_aploss.embeddings import read_shards
+from keras_aploss.images import find_unreadable
+from keras_aploss.workers import extract_to_shards
 
 CORES = os.cpu_count() or 1
 

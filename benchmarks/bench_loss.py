@@ -73,8 +73,8 @@ def keras_loss(case, num_bins):
     """The case as a function of embeddings and labels (the floor's: weights)."""
     from keras import ops
 
-    from keras_aploss.batch_metrics import BatchAP, BatchRecall
     from keras_aploss.losses import ap_loss
+    from keras_aploss.metrics import BatchAP, BatchRecall
 
     def metric_of_batch(metric):
         def value(x, labels):

@@ -145,7 +145,8 @@ def stages(size, chunk, image_size):
     import keras
     import tensorflow as tf
 
-    from keras_aploss import ap_loss, embed_in_chunks
+    from keras_aploss import ap_loss
+    from keras_aploss.training import embed_in_chunks
 
     model, num_chunks = make_encoder(image_size, "small_resnet"), size // chunk
     shape = size, image_size, image_size, 3

@@ -28,14 +28,8 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from keras_aploss import (
-    EmbeddingClient,
-    decode_batch,
-    export_saved_model,
-    retrieval_model,
-    write_serving_files,
-)
-from keras_aploss.export import warmup
+from keras_aploss import EmbeddingClient, export_saved_model, retrieval_model
+from keras_aploss.serving import decode_batch, warmup, write_serving_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

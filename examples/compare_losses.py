@@ -89,7 +89,7 @@ def make_trial(loss, options, rate, seed, *, pooling="gem", is_final=True):
 def read_images(arguments):
     """Read what all trainings share: arrays of images and labels by their use."""
     from keras_aploss import image_manifest, split_classes
-    from keras_aploss.runs.images import choose_test_set
+    from keras_aploss.runs.data import choose_test_set
 
     size = arguments.image_size
     sets = image_manifest(arguments.data, image_size=size, verbose=1)
@@ -185,7 +185,8 @@ def shuffle(batches, seed):
 
 def make_encoder(pooling):
     """The network of the comparison, with random weights."""
-    from keras_aploss import retrieval_model, small_resnet
+    from keras_aploss import retrieval_model
+    from keras_aploss.models import small_resnet
 
     return retrieval_model(small_resnet((16, 32, 64)), units=64, pooling=pooling)
 
@@ -240,7 +241,7 @@ def measure(encoder, trial):
 
 def metrics_of(embeddings, labels, queries):
     """Leave one out; or queries against the images that are none, if not all are."""
-    from keras_aploss.callbacks import evaluate_embeddings
+    from keras_aploss.evaluation import evaluate_embeddings
 
     queries = None if len(queries) == len(labels) else queries
     metrics = evaluate_embeddings(embeddings, labels, queries).metrics

@@ -22,7 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_aploss import export_saved_model, find_unreadable, top_k
+from keras_aploss import export_saved_model, top_k
+from keras_aploss.images import find_unreadable
 
 
 def find_images(folder):

@@ -1,229 +1,32 @@
-"""Train image-retrieval models in Keras by optimizing Average Precision itself."""
+"""Train image-retrieval models in Keras by optimizing Average Precision itself.
 
-from keras_aploss.app import search_app
-from keras_aploss.batch_metrics import BatchAP, BatchRecall
-from keras_aploss.benchmarks import (
-    benchmark_embeddings,
-    distractor_embeddings,
-    evaluate_benchmark,
-    postprocess_benchmark,
-    read_whitening,
-)
-from keras_aploss.callbacks import (
-    RetrievalEvaluation,
-    RetrievalTensorBoard,
-    Snapshot,
-    Throughput,
-    choose_queries,
-    evaluate_embeddings,
-    rank_queries,
-    similarity_histogram,
-)
-from keras_aploss.checkpoints import load_ap_gem
-from keras_aploss.client import EmbeddingClient
-from keras_aploss.data import (
-    Augmentation,
-    ImageFiles,
-    OriginalImages,
-    SkippedImage,
-    decode_image,
-    find_unreadable,
-    load_image,
-    resize_image,
-    scale_image,
-)
-from keras_aploss.datasets import (
-    ClassBenchmark,
-    ImageSet,
-    QueryBenchmark,
-    image_folder,
-    image_manifest,
-    read_benchmark,
-    read_distractor_paths,
-    read_training_list,
-    split_classes,
-    synthetic_landmarks,
-    write_manifest,
-)
-from keras_aploss.distributed import ShardsReport, extract_to_shards
-from keras_aploss.embeddings import (
-    EmbeddingShard,
-    augment_database,
-    combine_scales,
-    embed_at_scales,
-    expand_queries,
-    extract_embeddings,
-    load_embeddings,
-    postprocess_embeddings,
-    read_shards,
-    unit_length,
-    whiten_embeddings,
-    whitening_kernel,
-)
-from keras_aploss.evaluation import (
-    RetrievalResult,
-    average_precision,
-    embed,
-    evaluate_leave_one_out,
-    evaluate_protocols,
-    evaluate_query_database,
-    evaluate_similarity,
-    map_per_class,
-    relevant_by_label,
-    top_k,
-)
-from keras_aploss.export import decode_batch, export_saved_model, write_serving_files
-from keras_aploss.layers import (
-    GeneralizedMeanPooling2D,
-    PCAWhitening,
-)
-from keras_aploss.losses import (
-    APLoss,
-    TieAwareAPLoss,
-    TripletHardLoss,
-    TripletSemiHardLoss,
-    ap_loss,
-    quantized_average_precision,
-    tie_aware_ap_loss,
-    triplet_hard_loss,
-    triplet_semihard_loss,
-)
-from keras_aploss.models import retrieval_model, small_resnet
-from keras_aploss.pictures import (
-    Ranking,
-    draw_curves,
-    draw_grid,
-    draw_histogram,
-    draw_rankings,
-    draw_sprite,
-    fit_image,
-)
-from keras_aploss.runs import (
-    RunCheckpoint,
-    RunReport,
-    RunSettings,
-    pixel_embeddings,
-    train_run,
-    write_evaluation,
-)
-from keras_aploss.samplers import ClassBalancedSampler
-from keras_aploss.search import (
-    IndexedImage,
-    IndexReport,
-    VectorIndex,
-    index_folder,
-    index_shards,
-    model_fingerprint,
-)
-from keras_aploss.training import (
-    MultistageTrainer,
-    activation_bytes,
-    choose_num_chunks,
-    embed_in_chunks,
-)
+The names that users need most are here; the others are by their station, such as
+`keras_aploss.report.similarity_histogram`. Both are imported when they are first used
+(PEP 562), so `import keras_aploss` costs nothing. `__init__.pyi` lists the names.
+"""
 
-__version__ = "0.1.0"
-__all__ = [
-    "APLoss",
-    "Augmentation",
-    "BatchAP",
-    "BatchRecall",
-    "ClassBalancedSampler",
-    "ClassBenchmark",
-    "EmbeddingClient",
-    "EmbeddingShard",
-    "GeneralizedMeanPooling2D",
-    "ImageFiles",
-    "ImageSet",
-    "IndexReport",
-    "IndexedImage",
-    "MultistageTrainer",
-    "OriginalImages",
-    "PCAWhitening",
-    "QueryBenchmark",
-    "Ranking",
-    "RetrievalEvaluation",
-    "RetrievalResult",
-    "RetrievalTensorBoard",
-    "RunCheckpoint",
-    "RunReport",
-    "RunSettings",
-    "ShardsReport",
-    "SkippedImage",
-    "Snapshot",
-    "Throughput",
-    "TieAwareAPLoss",
-    "TripletHardLoss",
-    "TripletSemiHardLoss",
-    "VectorIndex",
-    "activation_bytes",
-    "ap_loss",
-    "augment_database",
-    "average_precision",
-    "benchmark_embeddings",
-    "choose_num_chunks",
-    "choose_queries",
-    "combine_scales",
-    "decode_batch",
-    "decode_image",
-    "distractor_embeddings",
-    "draw_curves",
-    "draw_grid",
-    "draw_histogram",
-    "draw_rankings",
-    "draw_sprite",
-    "embed",
-    "embed_at_scales",
-    "embed_in_chunks",
-    "evaluate_benchmark",
-    "evaluate_embeddings",
-    "evaluate_leave_one_out",
-    "evaluate_protocols",
-    "evaluate_query_database",
-    "evaluate_similarity",
-    "expand_queries",
-    "export_saved_model",
-    "extract_embeddings",
-    "extract_to_shards",
-    "find_unreadable",
-    "fit_image",
-    "image_folder",
-    "image_manifest",
-    "index_folder",
-    "index_shards",
-    "load_ap_gem",
-    "load_embeddings",
-    "load_image",
-    "map_per_class",
-    "model_fingerprint",
-    "pixel_embeddings",
-    "postprocess_benchmark",
-    "postprocess_embeddings",
-    "quantized_average_precision",
-    "rank_queries",
-    "read_benchmark",
-    "read_distractor_paths",
-    "read_shards",
-    "read_training_list",
-    "read_whitening",
-    "relevant_by_label",
-    "resize_image",
-    "retrieval_model",
-    "scale_image",
-    "search_app",
-    "similarity_histogram",
-    "small_resnet",
-    "split_classes",
-    "synthetic_landmarks",
-    "tie_aware_ap_loss",
-    "top_k",
-    "train_run",
-    "triplet_hard_loss",
-    "triplet_semihard_loss",
-    "unit_length",
-    "whiten_embeddings",
-    "whitening_kernel",
-    "write_evaluation",
-    "write_manifest",
-    "write_serving_files",
-]
+import sys
+
+import lazy_loader
+
+__version__ = "0.2.0"
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name):
+    value = _load(name)
+    _register()
+    return value
+
+
+def _register():
+    """Let `keras.saving.load_model` find our layers, losses and metrics.
+
+    Keras knows a class from the moment its module is imported, and would otherwise
+    refuse a saved model of ours.
+    """
+    if "keras" in sys.modules:
+        from keras_aploss import layers, losses, metrics, training
+
+
+_register()

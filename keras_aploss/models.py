@@ -148,7 +148,7 @@ def small_resnet(
         `(B, h, w, C)`, not negative.
 
     Example:
-    >>> from keras_aploss import small_resnet
+    >>> from keras_aploss.models import small_resnet
     >>> small_resnet(filters=(8, 16)).output.shape
     (None, None, None, 16)
     """

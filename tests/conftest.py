@@ -19,10 +19,10 @@ MULTISTAGE = {
 }
 ON_TORCH = {
     "test_average_precision.py",
-    "test_batch_metrics.py",
+    "test_metrics.py",
     "test_blocks.py",
     "test_cells.py",
-    "test_loss_classes.py",
+    "test_classes.py",
     "test_distances.py",
     "test_layers.py",
     "test_listwise.py",
@@ -67,7 +67,7 @@ STOOD_FOR = (
 # On JAX, of these only the numbers.
 NUMBERS = {
     "test_triplet.py": ("tensorflow_addons", "wrong_input"),
-    "test_batch_metrics.py": ("they_are_the_evaluation",),
+    "test_metrics.py": ("they_are_the_evaluation",),
     "test_tie_aware.py": ("[code_default", "[paper_default", "wrong"),
 }
 # XLA compiles for each shape that they draw, or for each part of them. TensorFlow runs

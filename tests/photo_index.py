@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import PIL.Image
 
-from keras_aploss import VectorIndex, index_folder, model_fingerprint
+from keras_aploss import VectorIndex, index_folder
+from keras_aploss.embeddings import model_fingerprint
 
 SIZE = 16
 

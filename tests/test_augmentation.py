@@ -3,11 +3,10 @@ import math
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from keras_aploss.data import Augmentation
-from keras_aploss.data.augmentation import jitter_colour, resample_crop
+from keras_aploss.images import Augmentation
+from keras_aploss.images.augmentation import jitter_colour, resample_crop
 
 STILL = {"brightness": 0, "contrast": 0, "saturation": 0}
 

@@ -15,8 +15,7 @@ from gradients import (
     unit,
     value_and_gradients,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from published import CASES, golden, golden_bins
 from sklearn.metrics import average_precision_score

@@ -7,22 +7,26 @@ import pytest
 from benchmark_folders import distractors_folder, revisited_folder, sop_folder
 
 from keras_aploss import (
-    OriginalImages,
-    benchmark_embeddings,
-    distractor_embeddings,
-    embed_at_scales,
     evaluate_benchmark,
-    evaluate_protocols,
-    expand_queries,
-    postprocess_benchmark,
     postprocess_embeddings,
     read_benchmark,
+    retrieval_model,
+)
+from keras_aploss.benchmarks import (
+    benchmark_embeddings,
+    distractor_embeddings,
+    postprocess_benchmark,
     read_distractor_paths,
     read_whitening,
-    retrieval_model,
+)
+from keras_aploss.embeddings import (
+    combine_scales,
+    embed_at_scales,
+    expand_queries,
     whitening_kernel,
 )
-from keras_aploss.embeddings import combine_scales
+from keras_aploss.evaluation import evaluate_protocols
+from keras_aploss.images import OriginalImages
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from gradients import (
     unit,
     value_and_gradients,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_cells import plain_counts
 
 from keras_aploss import APLoss, ap_loss

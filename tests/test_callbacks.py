@@ -11,15 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins import projector
 
 from keras_aploss import APLoss, GeneralizedMeanPooling2D
-from keras_aploss.callbacks import (
-    RetrievalEvaluation,
-    RetrievalTensorBoard,
-    choose_queries,
-    evaluate_embeddings,
-    rank_queries,
-    similarity_histogram,
-)
-from keras_aploss.evaluation import embed, evaluate_leave_one_out
+from keras_aploss.callbacks import RetrievalEvaluation, RetrievalTensorBoard
+from keras_aploss.embeddings import embed
+from keras_aploss.evaluation import evaluate_embeddings, evaluate_leave_one_out
+from keras_aploss.report import choose_queries, rank_queries, similarity_histogram
 
 CLASSES, PER_CLASS = 5, 4
 

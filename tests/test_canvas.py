@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_aploss.pictures.canvas import (
+from keras_aploss.report.canvas import (
     GREEN,
     RED,
     Canvas,

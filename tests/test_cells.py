@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 from gradients import BACKEND, MANY, MODES, TOLERANCE, WIDEST, run
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from keras_aploss.losses import cells

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from keras_aploss.pictures.canvas import GREEN, PALETTE, RED
-from keras_aploss.pictures.charts import draw_curves, draw_histogram, nice_ticks
+from keras_aploss.report.canvas import GREEN, PALETTE, RED
+from keras_aploss.report.charts import draw_curves, draw_histogram, nice_ticks
 
 
 def pixels_of(picture, color):

@@ -18,16 +18,18 @@ from keras_aploss import (
     ClassBalancedSampler,
     MultistageTrainer,
     RetrievalEvaluation,
-    RunCheckpoint,
     RunSettings,
-    activation_bytes,
     retrieval_model,
     train_run,
 )
-from keras_aploss.runs import checkpoint as checkpoint_module
-from keras_aploss.runs import network, training
+from keras_aploss.runs import (
+    RunCheckpoint,
+    checkpoint as checkpoint_module,
+    network,
+    training,
+)
 from keras_aploss.runs.checkpoint import load_model, read_history, replace
-from keras_aploss.training import memory
+from keras_aploss.training import activation_bytes, memory
 
 
 def interrupt_at(monkeypatch, step, folder, settings, error=KeyboardInterrupt):

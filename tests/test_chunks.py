@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 from gradients import BACKEND, MANY
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from keras import ops, tree
 
 from keras_aploss.training.chunks import Chunks, loop, pull_back

@@ -18,8 +18,9 @@ from html_page import parse, table_rows
 from PIL import Image
 from run_folder import assert_same_weights, history
 
-from keras_aploss import RunReport, RunSettings, cli
-from keras_aploss.data import ImageFiles
+from keras_aploss import RunSettings, cli
+from keras_aploss.images import ImageFiles
+from keras_aploss.runs import RunReport
 from keras_aploss.runs.checkpoint import load_model
 
 ROOT = pathlib.Path(cli.__file__).parents[2]

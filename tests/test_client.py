@@ -12,13 +12,13 @@ import PIL.Image
 import pytest
 
 from keras_aploss import EmbeddingClient, export_saved_model
-from keras_aploss.client import embedding_client
-from keras_aploss.client.answers import UnavailableError, UnreadableError, rejection
+from keras_aploss.serving import client as embedding_client
+from keras_aploss.serving.answers import UnavailableError, UnreadableError, rejection
 
 pytest.importorskip("tensorflow_serving")
 from model_server import SERVERS, Models, Trouble
 
-from keras_aploss.client.grpc_api import array_of
+from keras_aploss.serving.grpc_api import array_of
 
 SIZE, UNITS = 16, 6
 
@@ -268,7 +268,7 @@ def test_what_the_server_does_not_have_is_told(server, models, photos, monkeypat
         pytest.raises(ValueError, match=r"version=7.*Servable not found"),
     ):
         client.embed_files(photos)
-    monkeypatch.setattr("keras_aploss.client.answers.SIGNATURE", "classify")
+    monkeypatch.setattr("keras_aploss.serving.answers.SIGNATURE", "classify")
     with (
         client_of(server) as client,
         pytest.raises(ValueError, match=r"'classify'.*not found in signature def"),
@@ -277,7 +277,7 @@ def test_what_the_server_does_not_have_is_told(server, models, photos, monkeypat
 
 
 def test_another_input_of_the_signature_is_told(server, photos, monkeypatch):
-    monkeypatch.setattr("keras_aploss.client.answers.INPUT", "jpeg")
+    monkeypatch.setattr("keras_aploss.serving.answers.INPUT", "jpeg")
     with (
         client_of(server) as client,
         pytest.raises(ValueError, match="input size does not match signature"),

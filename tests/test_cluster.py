@@ -4,10 +4,9 @@ import math
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from keras_aploss.distributed.cluster import (
+from keras_aploss.workers.cluster import (
     WorkerPlan,
     import_ray,
     plan_workers,

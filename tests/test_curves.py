@@ -5,9 +5,8 @@ import pytest
 from sklearn.metrics import precision_recall_curve
 from test_metrics import rows_of_similarities
 
-from keras_aploss import (
-    evaluate_leave_one_out,
-    evaluate_query_database,
+from keras_aploss import evaluate_leave_one_out, evaluate_query_database
+from keras_aploss.evaluation import (
     evaluate_similarity,
     map_per_class,
     relevant_by_label,

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from keras_aploss.data import ImageFiles
 from keras_aploss.datasets import (
     ImageSet,
     image_folder,
     split_classes,
     synthetic_landmarks,
 )
+from keras_aploss.images import ImageFiles
 
 
 def mean_average_precision(vectors, labels):

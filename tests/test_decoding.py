@@ -7,12 +7,11 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from image_bytes import encode
 
-from keras_aploss.data import decode_image
-from keras_aploss.data.decoding import _turn_upright
+from keras_aploss.images import decode_image
+from keras_aploss.images.decoding import _turn_upright
 
 HEIGHT, WIDTH = 37, 53
 

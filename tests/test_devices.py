@@ -19,11 +19,11 @@ from processes import started
 from run_folder import read_weights
 
 from keras_aploss import RunSettings
-from keras_aploss.export import export_saved_model
 from keras_aploss.runs.checkpoint import load_model
+from keras_aploss.runs.data import read_run_data
 from keras_aploss.runs.devices import Devices, check_run_dir_is_shared, use_devices
-from keras_aploss.runs.images import read_run_data
 from keras_aploss.runs.network import make_sampler
+from keras_aploss.serving import export_saved_model
 
 SETTINGS = {
     "num_landmarks": 16,

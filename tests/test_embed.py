@@ -9,8 +9,8 @@ import pytest
 from command_line import fail, read_table, start, succeed, wait_until, write_photos
 
 from keras_aploss import export_saved_model, load_embeddings
-from keras_aploss.client import embedding_client
 from keras_aploss.runs.checkpoint import load_model
+from keras_aploss.serving import client as embedding_client
 
 pytest.importorskip("tensorflow_serving")
 from model_server import Models, Trouble, grpc_server, rest_server

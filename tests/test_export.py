@@ -16,9 +16,9 @@ import tensorflow as tf
 from c_program import ask_program, compile_program, operations
 from image_bytes import encode, photo
 
-from keras_aploss import combine_scales, embed_at_scales, whiten_embeddings
-from keras_aploss.data import decode_image, load_image
-from keras_aploss.export import decode_batch, export_saved_model, warmup
+from keras_aploss.embeddings import combine_scales, embed_at_scales, whiten_embeddings
+from keras_aploss.images import decode_image, load_image
+from keras_aploss.serving import decode_batch, export_saved_model, warmup
 
 SIZE, UNITS = 24, 8
 

@@ -7,12 +7,8 @@ import PIL.Image
 import tensorflow as tf
 from command_line import fail, succeed
 
-from keras_aploss import (
-    OriginalImages,
-    combine_scales,
-    embed_at_scales,
-    whiten_embeddings,
-)
+from keras_aploss.embeddings import combine_scales, embed_at_scales, whiten_embeddings
+from keras_aploss.images import OriginalImages
 from keras_aploss.runs.checkpoint import load_model
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from image_bytes import encode, photo, write_photos
 
-from keras_aploss.data import (
+from keras_aploss.images import (
     ImageFiles,
     decode_image,
     find_unreadable,

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from html_page import parse
 
-from keras_aploss import ImageSet, rank_queries
-from keras_aploss.pictures.markup import element, to_html
-from keras_aploss.runs.galleries import Gallery, show_gallery
+from keras_aploss import ImageSet
+from keras_aploss.report import rank_queries
+from keras_aploss.report.galleries import Gallery, show_gallery
+from keras_aploss.report.markup import element, to_html
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 import pytest
 from gradients import WIDEST, run, value_and_gradients
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.decomposition import PCA
 
 from keras_aploss import GeneralizedMeanPooling2D, PCAWhitening

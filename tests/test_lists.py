@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from command_line import read_table
 
-from keras_aploss import EmbeddingShard
 from keras_aploss.cli.lists import listed_paths, listed_rows, write_table
+from keras_aploss.embeddings import EmbeddingShard
 from keras_aploss.embeddings.shard_folder import ShardFolder
 from keras_aploss.embeddings.shards import shard_path, write_shard
 

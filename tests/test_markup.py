@@ -6,11 +6,10 @@ import io
 import numpy as np
 import pytest
 from html_page import parse, table_rows
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
-from keras_aploss.pictures.markup import (
+from keras_aploss.report.markup import (
     breakable,
     details,
     element,

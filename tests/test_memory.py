@@ -2,12 +2,11 @@
 
 import keras
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from keras import layers
 
-from keras_aploss import activation_bytes, choose_num_chunks, retrieval_model
-from keras_aploss.training import memory
+from keras_aploss import retrieval_model
+from keras_aploss.training import activation_bytes, choose_num_chunks, memory
 
 
 def nested_model(dtype=None):

@@ -1,227 +1,214 @@
-import hypothesis
-import hypothesis.extra.numpy as arrays
+"""Metrics of a batch against the evaluation of the same images, and within `fit`."""
+
+import functools
+
+import keras
 import numpy as np
 import pytest
-from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
+from gradients import BACKEND, MANY, MODES, unit, wrapped
+from hypothesis import given, settings, strategies as st
 
-from keras_aploss.evaluation.metrics import (
-    average_precision,
-    evaluate_similarity,
-    top_of_row,
+import keras_aploss.metrics
+from keras_aploss import (
+    APLoss,
+    BatchAP,
+    BatchRecall,
+    MultistageTrainer,
+    evaluate_leave_one_out,
 )
 
-KS = (1, 2, 3, 5, 10)
+KS = (1, 3)
+# JAX compiles them anew for each batch, a second or more each time.
+slow_on_jax = pytest.mark.slow if BACKEND == "jax" else lambda test: test
 
 
-def brute_force(similarity, relevance, junk, ks=KS):
-    """The definitions, written on the ranked list of one query in plain Python."""
-    kept = [i for i in range(len(similarity)) if not junk[i]]
-    # False sorts before True: of equal similarities the negatives come first.
-    kept.sort(key=lambda i: (-similarity[i], bool(relevance[i])))
-    hits = [bool(relevance[i]) for i in kept]
-    total = sum(hits)
+def make_function(mode):
+    """What the metrics make of one batch: AP, then recall at each of `KS`."""
+    metrics = [BatchAP(), *(BatchRecall(k) for k in KS)]
 
-    def precision(k):
-        return sum(hits[:k]) / k
+    def function(labels, embeddings, weight):
+        results = []
+        for metric in metrics:
+            state = [keras.ops.zeros_like(v.value) for v in metric.variables]
+            args = state, labels, embeddings
+            state = metric.stateless_update_state(*args, sample_weight=weight)
+            results.append(metric.stateless_result(state))
+        return keras.ops.stack(results)
 
-    step = 0.0
-    for i in kept:
-        if relevance[i]:
-            reached = [j for j in kept if similarity[j] >= similarity[i]]
-            step += sum(bool(relevance[j]) for j in reached) / len(reached) / total
-    trapezoid = 0.0
-    for rank, hit in enumerate(hits):
-        if hit:
-            before = precision(rank) if rank else 1.0
-            trapezoid += (before + precision(rank + 1)) / 2 / total
-
-    def map_at(k):
-        at_hits = [precision(r + 1) for r, hit in enumerate(hits[:k]) if hit]
-        return sum(at_hits) / min(k, total)
-
-    metrics = {"map": step, "trapezoid": trapezoid, "map_at_r": map_at(total)}
-    last = max(rank for rank, hit in enumerate(hits, 1) if hit)
-    for k in ks:
-        metrics[f"recall_at_{k}"] = float(any(hits[:k]))
-        metrics[f"precision_at_{k}"] = precision(k)
-        metrics[f"mp_at_{k}"] = precision(min(k, last))
-        metrics[f"map_at_{k}"] = map_at(k)
-    return metrics
+    return wrapped(function, mode)
 
 
-@st.composite
-def rankings(draw):
-    shape = draw(st.integers(1, 4)), draw(st.integers(1, 12))
-    # Few distinct values, so that ties are the rule.
-    similarity = draw(arrays.arrays(np.float32, shape, elements=st.integers(-3, 3)))
-    kind = draw(arrays.arrays(np.int8, shape, elements=st.integers(0, 2)))
-    return similarity, kind == 1, kind == 2
+compiled_once = functools.cache(make_function)
 
 
-@hypothesis.given(rankings())
-@hypothesis.settings(deadline=None, max_examples=300)
-def test_equals_the_definitions(case):
-    similarity, relevance, junk = case
-    rows = [i for i in range(len(similarity)) if relevance[i].any()]
-    if not rows:
-        with pytest.raises(ValueError, match="at least one query"):
-            evaluate_similarity(similarity, relevance, junk=junk)
-        return
-    result = evaluate_similarity(similarity, relevance, junk=junk, ks=KS)
-    expected = [brute_force(similarity[i], relevance[i], junk[i]) for i in rows]
-    np.testing.assert_allclose(
-        result.average_precision[rows], [e["map"] for e in expected]
-    )
-    assert np.isnan(np.delete(result.average_precision, rows)).all()
-    assert result.num_queries == len(rows)
-    for name, value in result.metrics.items():
-        np.testing.assert_allclose(value, np.mean([e[name] for e in expected]))
-    assert set(result.metrics) | {"trapezoid"} == set(expected[0])
-    trapezoid = average_precision(
-        similarity, relevance, junk=junk, interpolation="trapezoid"
-    )
-    np.testing.assert_allclose(trapezoid[rows], [e["trapezoid"] for e in expected])
+def measured(labels, embeddings, mode=MODES[0], weight=None, make=make_function):
+    weight = np.ones(len(labels), "float32") if weight is None else weight
+    return keras.ops.convert_to_numpy(make(mode)(labels, embeddings, weight))
 
 
-def rows_of_similarities(num_positives, decimals):
-    """Six queries of 200 images, of which the positives are somewhat nearer."""
-    rng = np.random.default_rng([num_positives, decimals])
-    similarity = rng.normal(size=(6, 200)).round(decimals)
-    relevance = rng.permuted(np.tile(np.arange(200) < num_positives, (6, 1)), axis=1)
-    return similarity + 0.5 * relevance, relevance
+def batches_with_ties(size):
+    labels = st.lists(st.integers(-1, 2), min_size=size, max_size=size)
+    embedding = st.lists(st.integers(-2, 2), min_size=2, max_size=2)
+    return st.tuples(labels, st.lists(embedding, min_size=size, max_size=size))
 
 
-@pytest.mark.parametrize("decimals", [1, 6])
-@pytest.mark.parametrize("num_positives", [1, 20, 32, 33, 150])
-def test_step_ap_equals_scikit_learn(num_positives, decimals):
-    """With ties and without, and with both ways of counting."""
-    similarity, relevance = rows_of_similarities(num_positives, decimals)
-    expected = [
-        average_precision_score(*row) for row in zip(relevance, similarity, strict=True)
-    ]
-    np.testing.assert_allclose(average_precision(similarity, relevance), expected)
+def expected(labels, embeddings):
+    metrics = evaluate_leave_one_out(embeddings, labels, ks=KS).metrics
+    return [metrics["map"], *(metrics[f"recall_at_{k}"] for k in KS)]
 
 
-@hypothesis.given(st.data(), st.sampled_from([np.float16, np.float32, np.float64]))
-@hypothesis.settings(deadline=None, max_examples=150)
-def test_many_positives_among_close_and_extreme_values(data, dtype):
-    """The bins change nothing, wherever their edges fall."""
-    limit = float(np.finfo(dtype).max)
-    values = st.sampled_from(
-        [*np.linspace(-1, 1, 7), 0.1, np.nextafter(dtype(0.1), dtype(1)), -limit, limit]
-    )
-    chosen = data.draw(st.lists(values, min_size=1, max_size=4))
-    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    similarity = rng.choice(np.array(chosen, dtype), (1, 90))
-    relevance = rng.permuted(np.arange(90) < 45)[None]
-    expected = brute_force(similarity[0], relevance[0], np.zeros(90))
-    metrics = evaluate_similarity(similarity, relevance, ks=KS).metrics
-    assert metrics == pytest.approx({name: expected[name] for name in metrics})
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("size", "classes"), [(2, 1), (33, 4), (150, 2), (300, 40)])
+def test_they_are_the_evaluation_of_the_batch(mode, size, classes):
+    rng = np.random.default_rng(size)
+    labels = rng.integers(-1, classes, size)
+    labels[:2] = 0
+    embeddings = unit(rng, size, 16).astype("float32")
+    values = measured(labels, embeddings, mode)
+    np.testing.assert_allclose(values, expected(labels, embeddings), atol=2e-6)
 
 
-def test_by_hand():
-    # Ranks 1, 3 and 6 of 6.
-    similarity = [[0.9, 0.8, 0.7, 0.6, 0.5, 0.4]]
-    relevance = [[True, False, True, False, False, True]]
-    metrics = evaluate_similarity(similarity, relevance, ks=(1, 3, 10)).metrics
-    expected = {
-        "map": (1 + 2 / 3 + 3 / 6) / 3,
-        "map_at_r": (1 + 2 / 3) / 3,
-        "recall_at_1": 1,
-        "recall_at_3": 1,
-        "recall_at_10": 1,
-        "precision_at_1": 1,
-        "precision_at_3": 2 / 3,
-        "precision_at_10": 3 / 10,
-        "mp_at_1": 1,
-        "mp_at_3": 2 / 3,
-        "mp_at_10": 3 / 6,
-        "map_at_1": 1,
-        "map_at_3": (1 + 2 / 3) / 3,
-        "map_at_10": (1 + 2 / 3 + 3 / 6) / 3,
-    }
-    assert metrics == pytest.approx(expected)
-    trapezoid = average_precision(similarity, relevance, interpolation="trapezoid")
-    pairs = (1 + 1) + (1 / 2 + 2 / 3) + (2 / 5 + 3 / 6)
-    assert trapezoid.tolist() == pytest.approx([pairs / 6])
+def test_both_ways_lead_to_the_same(way):
+    rng = np.random.default_rng(6)
+    labels, embeddings = rng.integers(-1, 3, 50), rng.integers(-2, 3, (50, 3))
+    embeddings = embeddings.astype("float32")  # with many ties
+    values = measured(labels, embeddings)
+    np.testing.assert_allclose(values, expected(labels, embeddings), atol=1e-6)
 
 
-def test_a_collapsed_model_does_not_look_good():
-    similarity = np.ones((8, 8))
-    relevance = np.eye(8, dtype=bool)
-    metrics = evaluate_similarity(similarity, relevance, ks=(1, 7, 8)).metrics
-    assert metrics["recall_at_1"] == metrics["recall_at_7"] == metrics["map_at_r"] == 0
-    assert metrics["recall_at_8"] == 1
-    assert metrics["map"] == pytest.approx(1 / 8)
+@given(st.sampled_from([2, 7, 12]).flatmap(batches_with_ties))
+@settings(max_examples=MANY, deadline=None)
+def test_ties_are_those_of_the_evaluation(batch):
+    labels, embeddings = np.array(batch[0]), np.array(batch[1], "float32")
+    values = measured(labels, embeddings, make=compiled_once)
+    repeated = np.unique(labels[labels >= 0], return_counts=True)[1]
+    if (repeated > 1).any():
+        np.testing.assert_allclose(values, expected(labels, embeddings), atol=1e-6)
+    else:
+        assert np.isnan(values).all()
 
 
-def test_perfect_and_worst_rankings():
-    relevance = np.arange(100)[None] < 10
-    best = evaluate_similarity(-np.arange(100)[None], relevance).metrics
-    assert best.pop("precision_at_10") == 1
-    assert all(value == 1 for value in best.values())
-    worst = evaluate_similarity(np.arange(100)[None], relevance).metrics
-    assert worst["map"] == pytest.approx(np.mean(np.arange(1, 11) / np.arange(91, 101)))
-    assert worst["recall_at_10"] == worst["map_at_r"] == 0
+@pytest.fixture(params=["counting", "sorting"])
+def way(request, monkeypatch):
+    """Both ways to the AP, which a number of positives chooses between."""
+    if request.param == "sorting":
+        monkeypatch.setattr(keras_aploss.metrics, "_MAX_PASSES", -1)
+    return request.param
 
 
-def test_similarities_are_compared_in_their_own_precision():
-    similarity = np.array([[1.0, 1.0 + 1e-12]])  # equal in float32
-    assert average_precision(similarity, [[False, True]]) == 1
-    integers = np.array([[2**24, 2**24 + 1]])  # equal in float32
-    assert average_precision(integers, [[False, True]]) == 1
+@pytest.mark.parametrize("size", [37, 128])
+@pytest.mark.parametrize("length", [1e-3, 1e3])
+def test_a_collapsed_batch_looks_like_one(way, size, length):
+    embedding = length * unit(np.random.default_rng(0), 1, 100).astype("float32")
+    labels = np.arange(size) // 4
+    ap, recall, _ = measured(labels, np.tile(embedding, (size, 1)))
+    share = (np.bincount(labels)[labels] - 1) / (size - 1)
+    is_query = share > 0
+    assert ap == pytest.approx(share[is_query].mean(), rel=1e-5)
+    assert recall == 0
 
 
-def test_inputs_are_left_alone():
-    similarity = np.array([[0.3, 0.2, 0.1]], np.float32)
-    before = similarity.copy()
-    evaluate_similarity(similarity, np.array([[False, True, False]]))
-    np.testing.assert_array_equal(similarity, before)
+@slow_on_jax
+def test_blocks_of_any_size_give_the_same(monkeypatch):
+    rng = np.random.default_rng(1)
+    labels, embeddings = rng.integers(0, 9, 70), unit(rng, 70, 8).astype("float32")
+    whole = measured(labels, embeddings)
+    for pairs in (1, 70 * 23, 70 * 69):
+        monkeypatch.setattr(keras_aploss.metrics, "_MAX_PAIRS", pairs)
+        np.testing.assert_allclose(measured(labels, embeddings), whole, rtol=1e-6)
 
 
-def test_queries_without_positives_are_nan():
-    values = average_precision([[0.2, 0.1], [0.2, 0.1]], [[False, False], [True, True]])
-    np.testing.assert_array_equal(values, [np.nan, 1.0])
+def test_weights_are_those_of_queries():
+    rng = np.random.default_rng(2)
+    labels, embeddings = rng.integers(0, 4, 20), unit(rng, 20, 8).astype("float32")
+    weight = rng.uniform(size=20).astype("float32")
+    own = evaluate_leave_one_out(embeddings, labels).average_precision
+    values = measured(labels, embeddings, weight=weight)
+    kept = ~np.isnan(own)
+    assert values[0] == pytest.approx(np.average(own[kept], weights=weight[kept]))
 
 
-@hypothesis.given(
-    arrays.arrays(np.float32, st.integers(1, 200), elements=st.integers(-9, 9)),
-    st.data(),
-)
-@hypothesis.settings(deadline=None, max_examples=200)
-def test_top_of_row_equals_a_stable_sort(row, data):
-    k = data.draw(st.integers(1, len(row)))
-    np.testing.assert_array_equal(
-        top_of_row(row, k), np.argsort(-row, kind="stable")[:k]
-    )
+@slow_on_jax
+def test_an_epoch_is_the_mean_over_all_queries():
+    rng = np.random.default_rng(3)
+    batches = [(rng.integers(0, 3, n), unit(rng, n, 8)) for n in (5, 12, 30)]
+    metric, results = BatchAP(), []
+    for labels, embeddings in batches:
+        metric.update_state(labels, embeddings)
+        results.append(evaluate_leave_one_out(embeddings, labels).average_precision)
+    results = np.concatenate(results)
+    assert float(metric.result()) == pytest.approx(np.nanmean(results), rel=1e-5)
+    metric.reset_state()
+    assert np.isnan(float(metric.result()))
 
 
-@pytest.mark.parametrize("k", [1, 10, 100, 4999, 5000])
-def test_top_of_long_row(k):
-    row = np.random.default_rng(k).normal(size=5000).astype(np.float32)
-    np.testing.assert_array_equal(top_of_row(row, k), np.argsort(-row)[:k])
+@pytest.mark.parametrize("metric", [BatchAP(), BatchRecall(5), BatchRecall(name="r")])
+def test_they_come_back_from_their_config(metric):
+    config = keras.metrics.serialize(metric)
+    again = keras.metrics.deserialize(config)
+    assert keras.metrics.serialize(again) == config
+    assert again.name == metric.name
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, "1", None])
+def test_what_is_no_number_of_images_is_refused(k):
+    with pytest.raises(ValueError, match="Expected `k` to be an integer >= 1"):
+        BatchRecall(k)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("labels", "embeddings", "message"),
     [
-        ({"similarity": [0.1, 0.2]}, r"\(Q, N\)"),
-        ({"similarity": [["a", "b"]]}, "real numbers"),
-        ({"similarity": [[np.nan, 0.1]]}, "1 NaN or infinite"),
-        ({"similarity": [[-np.inf, 0.1]]}, "`junk` instead"),
-        ({"relevance": [[1, 0]]}, "`relevance` to be booleans"),
-        ({"relevance": [[True]]}, r"relevance.shape=\(1, 1\)"),
-        ({"junk": [[True]]}, r"junk.shape=\(1, 1\)"),
-        ({"junk": [[True, True]]}, "disjoint.*1 entries"),
-        ({"ks": (0,)}, "integers >= 1"),
-        ({"ks": (1.5,)}, "integers >= 1"),
-        ({"ks": 5}, "ks=5"),
-        ({"interpolation": "linear"}, "interpolation='linear'"),
-        ({"relevance": [[False, False]]}, "at least one query"),
+        ([0, 0, 1], np.eye(2), "one embedding per label"),
+        ([[0, 1], [1, 0]], np.eye(2), "one class label per image"),
+        ([0.5, 1], np.eye(2), "integer class labels"),
+        ([0, 0], [[np.nan, 0], [0, 1]], "finite embeddings"),
     ],
 )
-def test_errors(arguments, message):
-    valid = {"similarity": [[0.2, 0.1]], "relevance": [[True, False]]}
-    with pytest.raises(ValueError, match=message):
-        evaluate_similarity(**{**valid, **arguments})
+@pytest.mark.skipif(BACKEND == "torch", reason="values cannot be read there")
+def test_what_is_no_batch_is_refused(labels, embeddings, message):
+    for metric in (BatchAP(), BatchRecall()):
+        with pytest.raises(ValueError, match=message):
+            metric.update_state(np.array(labels), np.array(embeddings))
+
+
+@pytest.mark.skipif("graph" not in MODES and "xla" not in MODES, reason="no graphs")
+def test_embeddings_that_are_not_finite_are_no_number_in_a_graph():
+    embeddings = np.array([[np.nan, 0], [0, 1], [1, 0]], "float32")
+    assert np.isnan(measured(np.array([1, 1, 2]), embeddings, MODES[-1])).all()
+
+
+@pytest.mark.parametrize("multistage", [False, True])
+def test_fit_shows_them(multistage):
+    if multistage and BACKEND == "torch":
+        pytest.skip("multistage training runs on TensorFlow and JAX")
+    rng = np.random.default_rng(4)
+    images, labels = rng.normal(size=(24, 6)).astype("float32"), np.arange(24) // 4
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(4), keras.layers.UnitNormalization()]
+    )
+    trained = MultistageTrainer(model, num_chunks=3) if multistage else model
+    optimizer = keras.optimizers.SGD(0.0)  # the weights stay
+    trained.compile(optimizer, APLoss(), metrics=[BatchAP(), BatchRecall()])
+    data = {"validation_data": (images, labels), "validation_batch_size": 24}
+    history = trained.fit(
+        images, labels, batch_size=24, epochs=2, shuffle=False, verbose=0, **data
+    ).history
+    embeddings = model.predict(images, verbose=0)
+    metrics = evaluate_leave_one_out(embeddings, labels).metrics
+    for prefix in ("", "val_"):
+        for name, same in [("batch_ap", "map"), ("batch_recall_at_1", "recall_at_1")]:
+            assert history[prefix + name] == pytest.approx(
+                2 * [metrics[same]], abs=1e-5
+            )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
+def test_the_last_batch_of_an_epoch_may_be_one_image():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.UnitNormalization()])
+    model.compile(loss=APLoss(), metrics=[BatchAP()])
+    images = np.random.default_rng(5).normal(size=(9, 3))
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4])
+    result = model.evaluate(images, labels, 8, verbose=0)
+    same = evaluate_leave_one_out(model.predict(images, verbose=0)[:8], labels[:8])
+    assert result[1] == pytest.approx(same.metrics["map"])

@@ -8,7 +8,7 @@ import pytest
 
 from keras_aploss import export_saved_model, retrieval_model
 from keras_aploss.cli.models import load_encoder
-from keras_aploss.distributed.model_file import load_model, model_file
+from keras_aploss.workers.model_file import load_model, model_file
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
 

@@ -4,13 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_aploss import (
-    APLoss,
-    GeneralizedMeanPooling2D,
-    PCAWhitening,
-    retrieval_model,
-    small_resnet,
-)
+from keras_aploss import APLoss, GeneralizedMeanPooling2D, PCAWhitening, retrieval_model
+from keras_aploss.models import small_resnet
 
 
 def images(count=2, height=48, width=64, seed=0):

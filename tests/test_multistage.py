@@ -15,7 +15,8 @@ from encoders import (
 from gradients import BACKEND, MODES
 from keras import layers, ops
 
-from keras_aploss import GeneralizedMeanPooling2D, ap_loss, embed_in_chunks
+from keras_aploss import GeneralizedMeanPooling2D, ap_loss
+from keras_aploss.training import embed_in_chunks
 
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
 WITHOUT_XLA = [mode for mode in MODES if mode != "xla" or BACKEND == "jax"]

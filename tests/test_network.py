@@ -5,13 +5,12 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from keras_aploss import MultistageTrainer, RunSettings
 from keras_aploss.runs import network
+from keras_aploss.runs.data import read_run_data
 from keras_aploss.runs.devices import Devices
-from keras_aploss.runs.images import read_run_data
 from keras_aploss.runs.network import (
     batch_shape,
     build_encoder,

@@ -3,10 +3,9 @@
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from keras_aploss.data import OriginalImages, load_image, scale_image
+from keras_aploss.images import OriginalImages, load_image, scale_image
 
 
 @pytest.fixture(scope="module")

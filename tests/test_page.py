@@ -15,12 +15,12 @@ from keras_aploss import (
     ImageFiles,
     ImageSet,
     RunSettings,
-    SkippedImage,
-    Snapshot,
     evaluate_embeddings,
     write_evaluation,
 )
-from keras_aploss.runs.page import metric_name
+from keras_aploss.evaluation import Snapshot
+from keras_aploss.images import SkippedImage
+from keras_aploss.report.page import metric_name
 
 ATTACK = "window.attacked=1"
 NAMES = [

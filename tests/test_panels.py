@@ -1,12 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_aploss.callbacks import (
-    choose_queries,
-    evaluate_embeddings,
-    rank_queries,
-    similarity_histogram,
-)
+from keras_aploss.evaluation import evaluate_embeddings
+from keras_aploss.report import choose_queries, rank_queries, similarity_histogram
 
 
 def dense_histogram(similarity, centers):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import strategies as st
 from torch_format import INT, Raw, name_of, write_torch_file
 
+from keras_aploss.benchmarks.files import read_pickle
 from keras_aploss.checkpoints.torch_files import read_torch_file
-from keras_aploss.datasets.benchmarks.reading import read_pickle
 
 GROUND_TRUTH = {
     "imlist": ["all_souls_000013", "cathédrale"],

@@ -3,14 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from keras_aploss.pictures import (
+from keras_aploss.report import (
     Ranking,
     draw_grid,
     draw_rankings,
     draw_sprite,
     fit_image,
 )
-from keras_aploss.pictures.canvas import GREEN, RED
+from keras_aploss.report.canvas import GREEN, RED
 
 
 def plain(color, shape=(40, 40)):

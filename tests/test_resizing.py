@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 from image_bytes import photo
 
-from keras_aploss.data import resize_image
-from keras_aploss.data.resizing import resize_shorter_side
+from keras_aploss.images import resize_image
+from keras_aploss.images.resizing import resize_shorter_side
 
 
 @pytest.mark.parametrize("image_size", [1, 16, 37, 64])

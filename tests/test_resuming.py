@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_aploss.data import ImageFiles, OriginalImages
 from keras_aploss.embeddings import load_embeddings
 from keras_aploss.embeddings.resuming import EmbeddingsFile, is_begun, settings_of
+from keras_aploss.images import ImageFiles, OriginalImages
 
 ROWS = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
 

@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 from command_line import fail, succeed
 
-from keras_aploss import export_saved_model, retrieval_model, small_resnet
+from keras_aploss import export_saved_model, retrieval_model
 from keras_aploss.cli.models import load_encoder
+from keras_aploss.models import small_resnet
 
 ROOT = pathlib.Path(__file__).parents[1] / "saved_models"
 CARDS = sorted(path.parent for path in ROOT.glob("*/README.md"))

@@ -9,14 +9,8 @@ import pytest
 from command_line import fail, start, succeed, wait_until
 from PIL import Image
 
-from keras_aploss import (
-    ImageFiles,
-    VectorIndex,
-    embed,
-    model_fingerprint,
-    retrieval_model,
-    top_k,
-)
+from keras_aploss import ImageFiles, VectorIndex, embed, retrieval_model, top_k
+from keras_aploss.embeddings import model_fingerprint
 from keras_aploss.runs.checkpoint import load_model
 
 

@@ -10,13 +10,14 @@ import pytest
 from command_line import read_table
 from processes import started
 
-from keras_aploss import EmbeddingShard, SkippedImage
+from keras_aploss.embeddings import EmbeddingShard
 from keras_aploss.embeddings.shard_folder import (
     ShardFolder,
     read_images,
     write_skipped,
 )
 from keras_aploss.embeddings.shards import read_about, shard_path, write_shard
+from keras_aploss.images import SkippedImage
 
 pytest.importorskip("pyarrow")
 

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from keras_aploss import EmbeddingShard, VectorIndex, read_shards
+from keras_aploss import VectorIndex
+from keras_aploss.embeddings import EmbeddingShard, read_shards
 from keras_aploss.embeddings.shard_folder import ShardFolder
 from keras_aploss.embeddings.shards import (
     is_shard_folder,

@@ -9,7 +9,8 @@ from command_line import fail, read_table, start, succeed, wait_until, write_pho
 from PIL import Image
 from ray_workers import embedding_workers, still_run
 
-from keras_aploss import VectorIndex, read_shards, retrieval_model
+from keras_aploss import VectorIndex, retrieval_model
+from keras_aploss.embeddings import read_shards
 
 pytest.importorskip("ray")
 pytest.importorskip("pyarrow")

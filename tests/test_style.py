@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from keras_aploss.runs.style import STYLE
+from keras_aploss.report.style import STYLE
 
 
 def palettes():

@@ -10,7 +10,6 @@ import PIL.Image
 import pytest
 from photo_index import encode, plain
 
-from keras_aploss import IndexedImage
 from keras_aploss.app.thumbnails import (
     ImageGoneError,
     common_folder,
@@ -19,6 +18,7 @@ from keras_aploss.app.thumbnails import (
     read_indexed,
     short_name,
 )
+from keras_aploss.search import IndexedImage
 
 RED, BLUE = encode(plain((255, 0, 0))), encode(plain((0, 0, 255)))
 

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 from gradients import MANY, MODES, WIDEST, normalize, run, value_and_gradients
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from published import CASES, golden, golden_bins
 
 from keras_aploss import TieAwareAPLoss, tie_aware_ap_loss

@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 from benchmark_folders import save_image, sop_folder, write_text
 
-from keras_aploss import (
-    ImageSet,
-    image_manifest,
-    read_benchmark,
-    read_training_list,
-    write_manifest,
-)
+from keras_aploss import ImageSet, image_manifest, read_benchmark
+from keras_aploss.benchmarks import read_training_list
+from keras_aploss.datasets import write_manifest
 
 
 def landmarks_folder(root):

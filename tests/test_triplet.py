@@ -17,15 +17,10 @@ from gradients import (
     unit,
     value_and_gradients,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from keras_aploss import (
-    TripletHardLoss,
-    TripletSemiHardLoss,
-    triplet_hard_loss,
-    triplet_semihard_loss,
-)
+from keras_aploss import TripletHardLoss, TripletSemiHardLoss
+from keras_aploss.losses import triplet_hard_loss, triplet_semihard_loss
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "tfa_losses.npz")
 METRICS = ("L2", "squared-L2", "angular")

@@ -12,17 +12,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from image_bytes import encode, photo, write_photos
 
-from keras_aploss.data import (
-    SkippedImage,
-    decode_image,
-    find_unreadable,
-    load_image,
-)
-from keras_aploss.data.unreadable import reason_to_skip
+from keras_aploss.images import SkippedImage, decode_image, find_unreadable, load_image
+from keras_aploss.images.unreadable import reason_to_skip
 
 
 @pytest.fixture

@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from keras_aploss import (
-    IndexedImage,
-    VectorIndex,
-    expand_queries,
-    model_fingerprint,
-    retrieval_model,
-    top_k,
-)
+from keras_aploss import VectorIndex, retrieval_model, top_k
+from keras_aploss.embeddings import expand_queries, model_fingerprint
+from keras_aploss.search import IndexedImage
 
 UNITS = 16
 STRANGE = [

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_aploss import export_saved_model, retrieval_model, small_resnet
-from keras_aploss.export import warmup
+from keras_aploss import export_saved_model, retrieval_model
+from keras_aploss.models import small_resnet
+from keras_aploss.serving import warmup
 
 
 def test_the_version_answers_its_own_requests(tmp_path):

@@ -9,19 +9,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_aploss import (
-    ImageFiles,
-    OriginalImages,
-    combine_scales,
-    embed_at_scales,
-    read_shards,
-    retrieval_model,
-)
-from keras_aploss.distributed import worker
-from keras_aploss.distributed.model_file import model_file
+from keras_aploss import ImageFiles, retrieval_model
+from keras_aploss.embeddings import combine_scales, embed_at_scales, read_shards
 from keras_aploss.embeddings.shard_folder import ShardFolder
 from keras_aploss.embeddings.shards import read_about, read_shard, shard_path
+from keras_aploss.images import OriginalImages
 from keras_aploss.search.folder import hash_files
+from keras_aploss.workers import worker
+from keras_aploss.workers.model_file import model_file
 
 pytest.importorskip("pyarrow")
 

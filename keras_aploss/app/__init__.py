@@ -5,4 +5,6 @@ answers, and `thumbnails` the only way to the files of the index. The folder `pa
 holds what the browser gets: it fetches nothing from elsewhere.
 """
 
-from keras_aploss.app.web import search_app
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

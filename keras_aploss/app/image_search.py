@@ -28,13 +28,14 @@ from keras_aploss.app.thumbnails import (
     read_indexed,
     short_name,
 )
-from keras_aploss.data import MAX_PIXELS, resize_image
-from keras_aploss.data.arguments import require_positive
-from keras_aploss.data.files import decode_contents
-from keras_aploss.evaluation import embed
-from keras_aploss.search import IndexedImage, VectorIndex, model_fingerprint
-from keras_aploss.search.memory import key_of
-from keras_aploss.search.milvus import MAX_RESULTS
+from keras_aploss.embeddings import embed, model_fingerprint
+from keras_aploss.images import (
+    MAX_PIXELS,
+    decode_contents,
+    require_positive,
+    resize_image,
+)
+from keras_aploss.search import MAX_RESULTS, IndexedImage, VectorIndex, key_of
 
 SMALL, LARGE = 320, 960  # longer sides of pictures: in the grid, and of a query
 _KEPT = {SMALL: 2048, LARGE: 32}  # pictures in memory: about 50 MB

@@ -33,8 +33,7 @@ from keras_aploss.app.image_search import (
     to_text,
 )
 from keras_aploss.app.thumbnails import ImageGoneError
-from keras_aploss.data import MAX_PIXELS
-from keras_aploss.data.arguments import require_positive
+from keras_aploss.images import MAX_PIXELS, require_positive
 from keras_aploss.search import VectorIndex
 
 _FILES = {

@@ -7,12 +7,6 @@ memory holds, stay in their file to the end: the ranking with them is exact (see
 `evaluate_protocols`).
 """
 
-from keras_aploss.benchmarks.extraction import (
-    benchmark_embeddings,
-    distractor_embeddings,
-)
-from keras_aploss.benchmarks.measuring import evaluate_benchmark
-from keras_aploss.benchmarks.postprocessing import (
-    postprocess_benchmark,
-    read_whitening,
-)
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -55,7 +55,7 @@ def postprocess_benchmark(
     Example:
     >>> import tempfile
     >>> import numpy as np
-    >>> from keras_aploss import postprocess_benchmark
+    >>> from keras_aploss.benchmarks import postprocess_benchmark
     >>> identity = np.zeros(2), np.eye(2)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     queries, database, distractors = postprocess_benchmark(
@@ -144,7 +144,7 @@ def read_whitening(
     Example:
     >>> import os, tempfile
     >>> import numpy as np
-    >>> from keras_aploss import read_whitening
+    >>> from keras_aploss.benchmarks import read_whitening
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "whitening.npz")
     ...     np.savez(path, mean=np.zeros(2), kernel=np.eye(2))

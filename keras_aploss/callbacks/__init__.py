@@ -22,15 +22,6 @@ evaluation comes first. The recommended list:
 run `validation`, beside `epoch_loss` of the run `train`.
 """
 
-from keras_aploss.callbacks.panels import (
-    choose_queries,
-    rank_queries,
-    similarity_histogram,
-)
-from keras_aploss.callbacks.retrieval_evaluation import (
-    RetrievalEvaluation,
-    Snapshot,
-    evaluate_embeddings,
-)
-from keras_aploss.callbacks.retrieval_tensorboard import RetrievalTensorBoard
-from keras_aploss.callbacks.throughput import Throughput
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,16 +13,19 @@ import tensorflow as tf
 from PIL import Image
 from tensorboard.plugins import projector
 
-from keras_aploss.callbacks.panels import (
+from keras_aploss.callbacks.retrieval_evaluation import RetrievalEvaluation
+from keras_aploss.evaluation import Snapshot
+from keras_aploss.report import (
     choose_queries,
     class_name,
+    draw_histogram,
+    draw_rankings,
+    draw_sprite,
+    fit_image,
     rank_queries,
     similarity_histogram,
     spread,
 )
-from keras_aploss.callbacks.retrieval_evaluation import RetrievalEvaluation, Snapshot
-from keras_aploss.pictures import draw_rankings, draw_sprite, fit_image
-from keras_aploss.pictures.charts import draw_histogram
 
 # As many as a browser still turns smoothly.
 MAX_POINTS = 5000

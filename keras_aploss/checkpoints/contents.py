@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_aploss.checkpoints.torch_files import DAMAGED, RefusedError, StoredTensor
-from keras_aploss.pickles.stand_ins import PickledObject
+from keras_aploss.pickles import PickledObject
 
 # The authors' networks that can be built, and the channels of their feature maps.
 CHANNELS = {

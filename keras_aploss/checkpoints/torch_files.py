@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_aploss.pickles.interpreter import interpret
-from keras_aploss.pickles.stand_ins import Global, NotDataError, check_sizes
+from keras_aploss.pickles import Global, NotDataError, check_sizes, interpret
 
 MAGIC = 0x1950A86A20F9469CFC6C
 DTYPES = {

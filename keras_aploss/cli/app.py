@@ -8,9 +8,7 @@ import warnings
 import click
 import PIL.Image
 
-from keras_aploss.app import search_app
-from keras_aploss.app.guard import LOCAL_HOSTS
-from keras_aploss.app.web import missing_extra
+from keras_aploss.app import LOCAL_HOSTS, missing_extra, search_app
 from keras_aploss.cli.index import (
     index_options,
     open_index,
@@ -18,7 +16,7 @@ from keras_aploss.cli.index import (
     quiet_engines,
 )
 from keras_aploss.cli.output import clear_errors
-from keras_aploss.data import MAX_PIXELS
+from keras_aploss.images import MAX_PIXELS
 
 
 @click.command()

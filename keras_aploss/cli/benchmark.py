@@ -6,23 +6,21 @@ import sys
 import click
 
 from keras_aploss.benchmarks import (
+    BENCHMARKS,
+    ClassBenchmark,
     benchmark_embeddings,
     distractor_embeddings,
     evaluate_benchmark,
     postprocess_benchmark,
+    read_benchmark,
+    read_distractor_paths,
     read_whitening,
 )
 from keras_aploss.cli.models import load_encoder
+from keras_aploss.cli.options import read_scales, scales_option
 from keras_aploss.cli.output import INTERRUPTED, clear_errors, print_metrics
-from keras_aploss.cli.scales import read_scales, scales_option
-from keras_aploss.data import ImageFiles
-from keras_aploss.datasets import (
-    ClassBenchmark,
-    read_benchmark,
-    read_distractor_paths,
-)
-from keras_aploss.datasets.benchmarks.names import BENCHMARKS
 from keras_aploss.embeddings import load_embeddings
+from keras_aploss.images import ImageFiles
 
 _PATH = click.Path(path_type=pathlib.Path)
 _OPTIONS = [

@@ -12,15 +12,9 @@ import keras
 from keras_aploss.cli.extract import interruption_explained, print_embedded
 from keras_aploss.cli.lists import LISTS, listed_paths, write_table
 from keras_aploss.cli.output import clear_errors
-from keras_aploss.client import EmbeddingClient
-from keras_aploss.client.embedding_client import none_readable
-from keras_aploss.data import SkippedImage
-from keras_aploss.embeddings.resuming import (
-    EmbeddingsFile,
-    check_free,
-    digest_of,
-    is_begun,
-)
+from keras_aploss.embeddings import EmbeddingsFile, check_free, digest_of, is_begun
+from keras_aploss.images import SkippedImage
+from keras_aploss.serving import EmbeddingClient, none_readable
 
 
 @click.command()

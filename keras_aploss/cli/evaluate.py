@@ -5,12 +5,13 @@ import sys
 
 import click
 
-from keras_aploss.callbacks import RetrievalEvaluation, evaluate_embeddings
+from keras_aploss.callbacks import RetrievalEvaluation
 from keras_aploss.cli.benchmark import benchmark_options, run_benchmark
 from keras_aploss.cli.models import load_encoder, training_of
 from keras_aploss.cli.output import as_command, clear_errors, print_metrics
-from keras_aploss.runs import pixel_embeddings, write_evaluation
-from keras_aploss.runs.images import read_evaluation_set
+from keras_aploss.evaluation import evaluate_embeddings
+from keras_aploss.report import pixel_embeddings, write_evaluation
+from keras_aploss.runs import read_evaluation_set
 
 
 @click.command()

@@ -6,12 +6,11 @@ import click
 
 from keras_aploss.benchmarks import read_whitening
 from keras_aploss.cli.models import load_encoder, training_of
+from keras_aploss.cli.options import read_scales, scales_option
 from keras_aploss.cli.output import clear_errors, serving_command
-from keras_aploss.cli.scales import read_scales, scales_option
-from keras_aploss.data.decoding import MAX_PIXELS
-from keras_aploss.embeddings.whitening import mean_and_kernel
-from keras_aploss.runs.card import read_evaluation
-from keras_aploss.runs.version import can_warm_up, export_version
+from keras_aploss.embeddings import mean_and_kernel
+from keras_aploss.images import MAX_PIXELS
+from keras_aploss.runs import can_warm_up, export_version, read_evaluation
 
 
 @click.command()

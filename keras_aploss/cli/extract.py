@@ -12,14 +12,17 @@ import click
 
 from keras_aploss.cli.lists import listed_paths, write_table
 from keras_aploss.cli.models import load_encoder
+from keras_aploss.cli.options import read_scales, scales_option
 from keras_aploss.cli.output import INTERRUPTED, clear_errors
-from keras_aploss.cli.scales import read_scales, scales_option
 from keras_aploss.cli.shards import extract_shards, ray_options
-from keras_aploss.data import ImageFiles, OriginalImages, SkippedImage
-from keras_aploss.datasets.files import readable_rows
-from keras_aploss.embeddings import extract_embeddings
-from keras_aploss.embeddings.resuming import check_free, is_begun
-from keras_aploss.embeddings.scales import check_power
+from keras_aploss.datasets import readable_rows
+from keras_aploss.embeddings import (
+    check_free,
+    check_power,
+    extract_embeddings,
+    is_begun,
+)
+from keras_aploss.images import ImageFiles, OriginalImages, SkippedImage
 
 
 @click.command()

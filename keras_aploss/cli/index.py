@@ -9,13 +9,8 @@ import click
 
 from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.output import INTERRUPTED, clear_errors
-from keras_aploss.embeddings.shards import is_shard_folder, read_manifest
-from keras_aploss.search import (
-    VectorIndex,
-    index_folder,
-    index_shards,
-    model_fingerprint,
-)
+from keras_aploss.embeddings import is_shard_folder, model_fingerprint, read_manifest
+from keras_aploss.search import VectorIndex, index_folder, index_shards
 
 
 def index_options(command):

@@ -4,15 +4,15 @@ import csv
 import io
 import pathlib
 
-from keras_aploss.data import SkippedImage
-from keras_aploss.datasets.files import divide_by_format, walk_images
-from keras_aploss.embeddings.shards import (
+from keras_aploss.datasets import divide_by_format, walk_images
+from keras_aploss.embeddings import (
     import_parquet,
     is_shard_folder,
     read_shard,
     whole_shards,
 )
-from keras_aploss.search.folder import label_in
+from keras_aploss.images import SkippedImage
+from keras_aploss.search import label_in
 
 _PARQUET = (".parquet", ".pq")
 LISTS = (".txt", ".csv", *_PARQUET)  # files that hold paths of images

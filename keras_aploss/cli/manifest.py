@@ -6,14 +6,14 @@ import sys
 import click
 import numpy as np
 
-from keras_aploss.cli.output import clear_errors
-from keras_aploss.datasets import (
+from keras_aploss.benchmarks import (
+    CLASS_URLS,
+    TRAINING_LISTS,
     read_benchmark,
     read_training_list,
-    write_manifest,
 )
-from keras_aploss.datasets.benchmarks.classes import CLASS_URLS
-from keras_aploss.datasets.benchmarks.training_lists import TRAINING_LISTS
+from keras_aploss.cli.output import clear_errors
+from keras_aploss.datasets import write_manifest
 
 _NAMES = (*CLASS_URLS, *TRAINING_LISTS)
 

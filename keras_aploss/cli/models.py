@@ -6,8 +6,7 @@ import pathlib
 import keras
 
 from keras_aploss.checkpoints import load_ap_gem
-from keras_aploss.runs import RunSettings
-from keras_aploss.runs.checkpoint import encoder_of, load_model
+from keras_aploss.runs import RunSettings, encoder_of, load_model
 
 PUBLISHED = (".pt", ".pth")  # checkpoints of PyTorch
 

@@ -16,8 +16,8 @@ from keras_aploss.cli.index import (
     quiet_engines,
 )
 from keras_aploss.cli.output import clear_errors
-from keras_aploss.data import load_image
-from keras_aploss.evaluation import embed
+from keras_aploss.embeddings import embed
+from keras_aploss.images import load_image
 
 
 @click.command()

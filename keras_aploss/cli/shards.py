@@ -7,15 +7,15 @@ import click
 
 from keras_aploss.cli.lists import listed_rows
 from keras_aploss.cli.output import INTERRUPTED
-from keras_aploss.distributed import extract_to_shards
-from keras_aploss.distributed.cluster import ray_session
-from keras_aploss.embeddings.shard_folder import SKIPPED, write_skipped
-from keras_aploss.embeddings.shards import (
+from keras_aploss.embeddings import (
     MANIFEST,
+    SKIPPED,
     read_about,
     read_manifest,
     shard_path,
+    write_skipped,
 )
+from keras_aploss.workers import extract_to_shards, ray_session
 
 _SHARD_SIZE = 256
 

@@ -14,8 +14,7 @@ from keras_aploss.cli.output import (
     print_metrics,
     serving_command,
 )
-from keras_aploss.runs import RunReport, RunSettings, train_run
-from keras_aploss.runs.devices import check_run_dir_is_shared
+from keras_aploss.runs import RunReport, RunSettings, check_run_dir_is_shared, train_run
 
 DEFAULT_EXPORT = "saved_models"
 

@@ -14,14 +14,6 @@ which files are unusable and go on without them; `split_classes` sets classes as
 `image_manifest` reads.
 """
 
-from keras_aploss.datasets.benchmarks import (
-    ClassBenchmark,
-    QueryBenchmark,
-    read_benchmark,
-    read_distractor_paths,
-    read_training_list,
-)
-from keras_aploss.datasets.files import image_folder
-from keras_aploss.datasets.image_set import ImageSet, split_classes
-from keras_aploss.datasets.manifest import image_manifest, write_manifest
-from keras_aploss.datasets.synthetic import synthetic_landmarks
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_aploss.data import ImageFiles, SkippedImage
+from keras_aploss.images import ImageFiles, SkippedImage
 
 
 class ImageSet(NamedTuple):

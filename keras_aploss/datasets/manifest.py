@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_aploss.data import ImageFiles
-from keras_aploss.datasets.files import readable_rows
+from keras_aploss.datasets.folder import readable_rows
 from keras_aploss.datasets.image_set import ImageSet
+from keras_aploss.images import ImageFiles
 
 _FLAGS = {
     **dict.fromkeys(["1", "true", "yes"], True),
@@ -226,7 +226,8 @@ def write_manifest(
 
     Example:
     >>> import pathlib, tempfile, numpy as np
-    >>> from keras_aploss import ImageFiles, ImageSet, write_manifest
+    >>> from keras_aploss import ImageFiles, ImageSet
+    >>> from keras_aploss.datasets import write_manifest
     >>> birds = ImageSet(ImageFiles(["/a.jpg"], 64), np.array([1]), ["crow", "jay"])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     csv_path = pathlib.Path(folder, "birds.csv")

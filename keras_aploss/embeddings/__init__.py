@@ -7,10 +7,6 @@ order; `storage` opens a file and says if it is not whole; `shards` are Parquet 
 that many workers write.
 """
 
-from keras_aploss.embeddings.expansion import augment_database, expand_queries
-from keras_aploss.embeddings.extraction import embed_at_scales, extract_embeddings
-from keras_aploss.embeddings.postprocessing import postprocess_embeddings
-from keras_aploss.embeddings.scales import combine_scales, unit_length
-from keras_aploss.embeddings.shards import EmbeddingShard, read_shards
-from keras_aploss.embeddings.storage import load_embeddings
-from keras_aploss.embeddings.whitening import whiten_embeddings, whitening_kernel
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -82,7 +82,7 @@ def expand_queries(
     The nearest image has the similarity 0.8, and with α = 1 the weight 0.8: the sum is
     (1 + 0.8 · 0.8, 0.8 · 0.6) = (1.64, 0.48).
 
-    >>> from keras_aploss import expand_queries
+    >>> from keras_aploss.embeddings import expand_queries
     >>> database = [[0.8, 0.6], [0.0, 1.0]]
     >>> expand_queries([[1.0, 0.0]], database, k=1, alpha=1).round(4)
     array([[0.9597, 0.2809]], dtype=float32)
@@ -136,7 +136,7 @@ def augment_database(
     With α = 0 and one neighbour, images 0 and 1 both move to their middle. Image 2 has
     image 1 for its nearest.
 
-    >>> from keras_aploss import augment_database
+    >>> from keras_aploss.embeddings import augment_database
     >>> database = [[1.0, 0.0], [0.6, 0.8], [-0.6, 0.8]]
     >>> augment_database(database, k=1, alpha=0).round(4) + 0.0
     array([[0.8944, 0.4472],

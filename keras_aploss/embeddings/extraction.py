@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
-from keras_aploss.data import scale_image
 from keras_aploss.embeddings.resuming import EmbeddingsFile, settings_of
 from keras_aploss.embeddings.scales import check_power, check_scales, combine_scales
+from keras_aploss.images import scale_image
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ def embed_at_scales(
 
     Example:
     >>> import numpy as np
-    >>> from keras_aploss import embed_at_scales, retrieval_model
+    >>> from keras_aploss import retrieval_model
+    >>> from keras_aploss.embeddings import embed_at_scales
     >>> model = retrieval_model("small_resnet", units=8)
     >>> images = [np.zeros((40, 60, 3), "uint8"), np.zeros((60, 40, 3), "uint8")]
     >>> embed_at_scales(model, images, scales=(1.0, 0.7)).shape

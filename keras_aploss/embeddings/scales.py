@@ -30,7 +30,7 @@ def unit_length(embeddings) -> np.ndarray:
         `(N, D)` float32.
 
     Example:
-    >>> from keras_aploss import unit_length
+    >>> from keras_aploss.embeddings import unit_length
     >>> unit_length([[3.0, 4.0], [0.0, 0.0]])
     array([[0.6, 0.8],
            [0. , 0. ]], dtype=float32)
@@ -63,7 +63,7 @@ def combine_scales(embeddings_per_scale, *, power: float | None = None) -> np.nd
     Example:
     The cubes of 0.6 and 0 have the mean 0.108, and those of 0.8 and 1 0.756.
 
-    >>> from keras_aploss import combine_scales
+    >>> from keras_aploss.embeddings import combine_scales
     >>> at_two_scales = [[[0.6, -0.8]], [[0.0, -1.0]]]
     >>> combine_scales(at_two_scales).round(4)
     array([[ 0.3162, -0.9487]], dtype=float32)

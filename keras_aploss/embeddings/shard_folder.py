@@ -17,7 +17,6 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from keras_aploss.data import SkippedImage
 from keras_aploss.embeddings.resuming import digest_of, lock, require_same_settings
 from keras_aploss.embeddings.shards import (
     MANIFEST,
@@ -28,6 +27,7 @@ from keras_aploss.embeddings.shards import (
     shard_path,
     written_at_once,
 )
+from keras_aploss.images import SkippedImage
 
 IMAGES = "_images.parquet"
 SKIPPED = "_skipped.csv"

@@ -35,7 +35,8 @@ class EmbeddingShard(NamedTuple):
         labels: N labels, empty where there was none.
 
     Example:
-    >>> from keras_aploss import EmbeddingShard, VectorIndex
+    >>> from keras_aploss import VectorIndex
+    >>> from keras_aploss.embeddings import EmbeddingShard
     >>> index = VectorIndex(units=2)
     >>> index.add(*EmbeddingShard(["9f2c"], [[0.6, 0.8]], ["a.jpg"], ["crow"]))
     >>> len(index)
@@ -68,7 +69,7 @@ def read_shards(folder: str | os.PathLike) -> Iterator[EmbeddingShard]:
         for ids, vectors, paths, labels in read_shards("shards"):
             index.add(ids, vectors, paths, labels)
 
-    >>> from keras_aploss import read_shards
+    >>> from keras_aploss.embeddings import read_shards
     >>> next(read_shards("nowhere"))
     Traceback (most recent call last):
     ...

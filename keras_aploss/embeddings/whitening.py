@@ -51,7 +51,7 @@ def whitening_kernel(
             not positive at all, or settings out of range.
 
     Example:
-    >>> from keras_aploss import whitening_kernel
+    >>> from keras_aploss.embeddings import whitening_kernel
     >>> whitening_kernel([[0.6, 0.8], [0.8, -0.6]], [16.0, 1.0])
     array([[ 0.3,  0.8],
            [ 0.4, -0.6]], dtype=float32)
@@ -117,7 +117,8 @@ def whiten_embeddings(
 
     Example:
     >>> import numpy as np
-    >>> from keras_aploss import PCAWhitening, whiten_embeddings
+    >>> from keras_aploss import PCAWhitening
+    >>> from keras_aploss.embeddings import whiten_embeddings
     >>> embeddings = np.random.default_rng(0).normal(size=(100, 8))
     >>> whitening = PCAWhitening(units=2, power=0.25)
     >>> whitening.adapt(embeddings)

@@ -69,7 +69,7 @@ def map_per_class(average_precision, labels) -> tuple[np.ndarray, ...]:
         of queries: each `(C,)`.
 
     Example:
-    >>> from keras_aploss import map_per_class
+    >>> from keras_aploss.evaluation import map_per_class
     >>> map_per_class([1.0, 0.5, 0.25, float("nan")], [7, 7, 3, 4])
     (array([3, 7]), array([0.25, 0.75]), array([1, 2]))
     """

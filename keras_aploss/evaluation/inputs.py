@@ -5,7 +5,21 @@ Dimension key: Q queries, N database images, D units.
 
 import numpy as np
 
-from keras_aploss.evaluation.embedding import check_finite
+
+def check_finite(embeddings: np.ndarray, name: str, first_row: int = 0) -> None:
+    """Raise a ValueError that counts the rows with NaN or infinity.
+
+    `first_row` is the number of the first row in a larger array.
+    """
+    # A float64 sum of finite float32 cannot overflow, and takes no (N, D) mask.
+    bad = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
+    if len(bad):
+        raise ValueError(
+            f"Expected finite embeddings. Received: `{name}` with {len(bad)} of "
+            f"{len(embeddings)} rows holding NaN or infinity, the first at index "
+            f"{first_row + bad[0]}. Look for a diverged model or a division by a zero "
+            "length."
+        )
 
 
 def check_shape(embeddings: np.ndarray, name: str) -> None:

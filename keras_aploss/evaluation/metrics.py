@@ -60,7 +60,7 @@ class RetrievalResult:
     Example:
     The second query has no positive: no AP, and no part in the means.
 
-    >>> from keras_aploss import evaluate_similarity
+    >>> from keras_aploss.evaluation import evaluate_similarity
     >>> similarity, relevance = [[0.9, 0.1]] * 2, [[False, True], [False, False]]
     >>> result = evaluate_similarity(similarity, relevance, ks=(1,))
     >>> result.average_precision, result.num_queries
@@ -100,7 +100,7 @@ def evaluate_similarity(
         interpolation: form of the AP, `"step"` or `"trapezoid"`.
 
     Example:
-    >>> from keras_aploss import evaluate_similarity
+    >>> from keras_aploss.evaluation import evaluate_similarity
     >>> relevance = [[True, False, True]]
     >>> evaluate_similarity([[0.9, 0.5, 0.1]], relevance, ks=(2,)).metrics
     {'map': 0.83..., 'map_at_r': 0.5, 'recall_at_2': 1.0, 'precision_at_2': 0.5,
@@ -121,7 +121,7 @@ def average_precision(
     A negative is tied with the only positive. The trapezoid form also sees the
     precision before the positive, which is 0.
 
-    >>> from keras_aploss import average_precision
+    >>> from keras_aploss.evaluation import average_precision
     >>> average_precision([[0.5, 0.5]], [[True, False]])
     array([0.5])
     >>> average_precision([[0.5, 0.5]], [[True, False]], interpolation="trapezoid")

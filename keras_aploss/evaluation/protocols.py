@@ -176,7 +176,7 @@ def evaluate_protocols(
     Image 1 is easy to find and image 2 hard. In the hard protocol the easy image is
     junk, and the distractor comes first.
 
-    >>> from keras_aploss import evaluate_protocols
+    >>> from keras_aploss.evaluation import evaluate_protocols
     >>> protocols = {"easy": ([[1]], [[2]]), "hard": ([[2]], [[1]])}
     >>> database = [[0.0, 1.0], [0.8, 0.6], [0.6, -0.8]]
     >>> results = evaluate_protocols(
@@ -295,7 +295,7 @@ def relevant_by_label(query_labels, database_labels) -> list[np.ndarray]:
     Queries of one label share one array, so the list takes O(Q + N) memory.
 
     Example:
-    >>> from keras_aploss import relevant_by_label
+    >>> from keras_aploss.evaluation import relevant_by_label
     >>> relevant_by_label([7, -1], [7, -1, 3, 7])
     [array([0, 3]), array([], dtype=int64)]
     """

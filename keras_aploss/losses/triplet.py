@@ -78,7 +78,7 @@ def triplet_semihard_loss(
 
     Example:
     >>> import numpy as np
-    >>> from keras_aploss import triplet_semihard_loss
+    >>> from keras_aploss.losses import triplet_semihard_loss
     >>> on_a_line = np.array([[0.0], [1.0], [1.5], [3.0]])
     >>> values = triplet_semihard_loss([7, 7, 8, 8], on_a_line, margin=1.0)
     >>> [round(float(value), 4) for value in values]  # 1 + d_qp - d_qn each
@@ -114,7 +114,7 @@ def triplet_hard_loss(
 
     Example:
     >>> import numpy as np
-    >>> from keras_aploss import triplet_hard_loss
+    >>> from keras_aploss.losses import triplet_hard_loss
     >>> on_a_line = np.array([[0.0], [1.0], [1.5], [3.0]])
     >>> values = triplet_hard_loss([7, 7, 8, 8], on_a_line, margin=1.0)
     >>> [round(float(value), 4) for value in values]

@@ -5,3 +5,11 @@ obeys. `interpreter` carries out the instructions that build data and refuses th
 others; `stand_ins` is what stands for the types that are data, NumPy's above all. The
 ground truths of `datasets` and the weights of `checkpoints` are read by it.
 """
+
+from keras_aploss.pickles.interpreter import interpret as interpret
+from keras_aploss.pickles.stand_ins import (
+    Global as Global,
+    NotDataError as NotDataError,
+    PickledObject as PickledObject,
+    check_sizes as check_sizes,
+)

@@ -12,7 +12,6 @@ batch is a function of (seed, epoch, step): a run that was killed goes on from i
 ends with the weights of an unbroken run.
 """
 
-from keras_aploss.runs.checkpoint import RunCheckpoint
-from keras_aploss.runs.reports import pixel_embeddings, write_evaluation
-from keras_aploss.runs.settings import RunSettings
-from keras_aploss.runs.training import RunReport, train_run
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,11 +12,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_aploss.callbacks import (
-    RetrievalEvaluation,
-    Snapshot,
-    evaluate_embeddings,
-)
+from keras_aploss.callbacks import RetrievalEvaluation
+from keras_aploss.evaluation import Snapshot, evaluate_embeddings
 from keras_aploss.samplers import ClassBalancedSampler
 from keras_aploss.training import MultistageTrainer
 
@@ -43,7 +40,7 @@ class RunCheckpoint(keras.callbacks.Callback):
     Example:
     >>> import numpy as np
     >>> from keras_aploss import ClassBalancedSampler, RetrievalEvaluation
-    >>> from keras_aploss import RunCheckpoint
+    >>> from keras_aploss.runs import RunCheckpoint
     >>> images, labels = np.zeros((4, 8, 8, 3), "uint8"), np.array([0, 0, 1, 1])
     >>> sampler = ClassBalancedSampler(
     ...     images, labels, classes_per_batch=2, images_per_class=2

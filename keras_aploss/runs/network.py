@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from keras_aploss.batch_metrics import BatchAP
-from keras_aploss.data import Augmentation
 from keras_aploss.datasets import ImageSet
+from keras_aploss.images import Augmentation
 from keras_aploss.layers import PCAWhitening
 from keras_aploss.losses import APLoss
+from keras_aploss.metrics import BatchAP
 from keras_aploss.models import retrieval_model
 from keras_aploss.runs.devices import Devices
 from keras_aploss.runs.settings import RunSettings

@@ -10,11 +10,15 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-from keras_aploss.data.decoding import MAX_PIXELS
-from keras_aploss.export import export_saved_model, warmup, write_serving_files
-from keras_aploss.export.serving import served_name
+from keras_aploss.images import MAX_PIXELS
 from keras_aploss.runs.card import model_card
 from keras_aploss.runs.settings import RunSettings
+from keras_aploss.serving import (
+    export_saved_model,
+    served_name,
+    warmup,
+    write_serving_files,
+)
 
 
 def can_warm_up() -> bool:

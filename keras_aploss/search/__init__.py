@@ -6,7 +6,6 @@ on servers, `memory` in NumPy; `folder` brings an index up to date with a folder
 `shards` fills it with embeddings that workers have written.
 """
 
-from keras_aploss.search.fingerprint import model_fingerprint
-from keras_aploss.search.folder import IndexReport, index_folder
-from keras_aploss.search.shards import index_shards
-from keras_aploss.search.vector_index import IndexedImage, VectorIndex
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import keras
 
-from keras_aploss.data import ImageFiles, SkippedImage, find_unreadable
-from keras_aploss.datasets.files import divide_by_format, is_image_name
-from keras_aploss.evaluation import embed
+from keras_aploss.datasets import divide_by_format, is_image_name
+from keras_aploss.embeddings import embed
+from keras_aploss.images import ImageFiles, SkippedImage, find_unreadable
 from keras_aploss.search.vector_index import VectorIndex
 
 _AT_RISK = 256  # images that are embedded again after a kill
@@ -38,7 +38,7 @@ class IndexReport(NamedTuple):
     """What `index_folder` did: numbers of images, and the files that it left out.
 
     Example:
-    >>> from keras_aploss import IndexReport
+    >>> from keras_aploss.search import IndexReport
     >>> IndexReport(embedded=3, moved=1, unchanged=20, deleted=1, skipped=[]).embedded
     3
     """

@@ -8,7 +8,7 @@ import os
 
 import keras
 
-from keras_aploss.embeddings.shards import read_manifest, read_shards
+from keras_aploss.embeddings import read_manifest, read_shards
 from keras_aploss.search.vector_index import VectorIndex
 
 
@@ -39,7 +39,8 @@ def index_shards(
         with VectorIndex("photos.db", units=128, fingerprint=fingerprint) as index:
             index_shards(index, "shards")
 
-    >>> from keras_aploss import VectorIndex, index_shards
+    >>> from keras_aploss import VectorIndex
+    >>> from keras_aploss.search import index_shards
     >>> index_shards(VectorIndex(units=2), "nowhere")
     Traceback (most recent call last):
     ...

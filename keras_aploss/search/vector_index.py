@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_aploss.embeddings.expansion import expand
+from keras_aploss.embeddings import expand
 from keras_aploss.evaluation import top_k
 from keras_aploss.search.inputs import check_location, check_texts, check_vectors
 from keras_aploss.search.memory import MemoryRows, Row
@@ -34,7 +34,7 @@ class IndexedImage(NamedTuple):
     """An image of an index, and how similar it is to a query (None without one).
 
     Example:
-    >>> from keras_aploss import IndexedImage
+    >>> from keras_aploss.search import IndexedImage
     >>> IndexedImage("birds/a.jpg", "birds", "9f2c", 0.5).similarity
     0.5
     """

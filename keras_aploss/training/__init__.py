@@ -1,12 +1,8 @@
 """Training on batches of any size: multistage backpropagation."""
 
-from keras_aploss.training.memory import activation_bytes, choose_num_chunks
-from keras_aploss.training.multistage import embed_in_chunks
-from keras_aploss.training.trainer import MultistageTrainer
-
-__all__ = [
-    "MultistageTrainer",
-    "activation_bytes",
-    "choose_num_chunks",
-    "embed_in_chunks",
-]
+from keras_aploss.training.memory import (
+    activation_bytes as activation_bytes,
+    choose_num_chunks as choose_num_chunks,
+)
+from keras_aploss.training.multistage import embed_in_chunks as embed_in_chunks
+from keras_aploss.training.trainer import MultistageTrainer as MultistageTrainer

@@ -27,7 +27,7 @@ def activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
 
     Example:
     >>> import keras
-    >>> from keras_aploss import activation_bytes
+    >>> from keras_aploss.training import activation_bytes
     >>> layers = [keras.layers.Conv2D(5, 1), keras.layers.GlobalMaxPooling2D()]
     >>> model = keras.Sequential([keras.Input((None, None, 3)), *layers])
     >>> activation_bytes(model, (8, 8, 3)) == 8 * 8 * 5 * 4 + 5 * 4
@@ -84,7 +84,8 @@ def choose_num_chunks(
         ValueError: if the activations of a single image take more.
 
     Example:
-    >>> from keras_aploss import choose_num_chunks, retrieval_model
+    >>> from keras_aploss import retrieval_model
+    >>> from keras_aploss.training import choose_num_chunks
     >>> choose_num_chunks(retrieval_model(units=8), (64, 64, 3), 4096, memory_gib=1.0)
     16
     """

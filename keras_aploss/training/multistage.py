@@ -64,7 +64,7 @@ def embed_in_chunks(
 
     Example:
     >>> import keras
-    >>> from keras_aploss import embed_in_chunks
+    >>> from keras_aploss.training import embed_in_chunks
     >>> encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     >>> embeddings, loss, state = embed_in_chunks(encoder, keras.ops.ones((5, 3)), 2)
     >>> embeddings.shape == (5, 2), float(loss), len(state)

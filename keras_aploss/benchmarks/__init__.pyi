@@ -1,0 +1,20 @@
+from .benchmark import (
+    ClassBenchmark as ClassBenchmark,
+    QueryBenchmark as QueryBenchmark,
+)
+from .class_benchmarks import CLASS_URLS as CLASS_URLS
+from .embed import (
+    benchmark_embeddings as benchmark_embeddings,
+    distractor_embeddings as distractor_embeddings,
+)
+from .evaluate import evaluate_benchmark as evaluate_benchmark
+from .oxford_paris import read_distractor_paths as read_distractor_paths
+from .postprocessing import (
+    postprocess_benchmark as postprocess_benchmark,
+    read_whitening as read_whitening,
+)
+from .read import BENCHMARKS as BENCHMARKS, read_benchmark as read_benchmark
+from .training_lists import (
+    TRAINING_LISTS as TRAINING_LISTS,
+    read_training_list as read_training_list,
+)

@@ -1,0 +1,227 @@
+"""Finding and reading the files of benchmarks, with errors that say what is missing.
+
+The problem: nobody may ship these data sets, and their files lie where a download, an
+archive or another program has put them. An error has to say which file is missing, from
+where it comes and where to put it, before hours of work and not after them.
+"""
+
+import csv
+import mmap
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_aploss.pickles import PickledObject, interpret
+
+_DEEPEST = 20  # lists in lists in a pickle
+# One list may stand in a thousand places, without the file being longer for it. Names
+# do in all files, but they are short. A value or letter for each byte is much already.
+_MOST_EXPANDED = 16
+_SHOWN = 3  # of many missing or repeated names, in an error
+
+
+class Source(NamedTuple):
+    """Where the files of a benchmark come from.
+
+    Attributes:
+        name: the benchmark.
+        url: the page or file to download.
+        root: the folder that the user gives.
+    """
+
+    name: str
+    url: str
+    root: pathlib.Path
+
+
+def find_file(source: Source, places: Sequence[str]) -> pathlib.Path:
+    """The first of some places below the root where there is a file or folder.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = next((source.root / p for p in places if (source.root / p).exists()), None)
+    if found is None:
+        others = "".join(f" (or {place})" for place in places[1:])
+        raise ValueError(
+            f"Expected {places[0]}{others} of {source.name} below root="
+            f"{str(source.root)!r}. Received: no such file. Download it from "
+            f"{source.url} and put it at {source.root / places[0]}."
+        )
+    return found
+
+
+def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers from 1."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise _bad_file(path, "a text file in UTF-8", error) from error
+    return [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def read_words(path: pathlib.Path, columns: Sequence[str]) -> list[list[str]]:
+    """The rows of a text file without header, words separated by blanks."""
+    rows = []
+    for number, line in read_lines(path):
+        # What exceeds the columns is part of the last one: paths may have blanks.
+        words = line.split(maxsplit=len(columns) - 1)
+        if len(words) != len(columns):
+            raise _bad_file(path, f"lines of {' '.join(columns)}", f"line {number}")
+        rows.append(words)
+    return _not_empty(rows, path)
+
+
+def read_table(
+    path: pathlib.Path, columns: Sequence[str], delimiter: str = ","
+) -> list[list[str]]:
+    """The cells of some columns of a CSV file with a header, row by row."""
+    expected = f"a table with the columns {', '.join(columns)}"
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return _not_empty(list(_rows(file, columns, delimiter)), path)
+    except (UnicodeDecodeError, csv.Error, LookupError) as error:
+        raise _bad_file(path, expected, error) from error
+
+
+def _rows(file, columns, delimiter) -> Iterator[list[str]]:
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    header = [name.strip() for name in next(reader, [])]
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise LookupError(f"the columns {header}: no {' and no '.join(missing)}")
+    places = [header.index(name) for name in columns]
+    for row in reader:
+        if row and len(row) != len(header):
+            raise LookupError(
+                f"{len(row)} cells for {len(header)} columns in line {reader.line_num}"
+            )
+        if row:
+            yield [row[place].strip() for place in places]
+
+
+def _not_empty(rows, path):
+    if not rows:
+        raise _bad_file(path, "at least one line with data", "none")
+    return rows
+
+
+def _bad_file(path, expected, received) -> ValueError:
+    return ValueError(
+        f"Expected {expected} in {str(path)!r}. Received: {received}. Download the "
+        "file again, and leave it as it is published."
+    )
+
+
+def read_pickle(path: str | os.PathLike) -> Any:
+    """Read a pickle of dictionaries, lists, text, numbers and arrays of these.
+
+    Files written by Python 2 are read with their text as Latin-1.
+
+    Raises:
+        ValueError: if the file names or holds anything else, lists in lists without
+            end, or is damaged. Nothing that it names is run.
+        OSError: if it can not be opened.
+
+    Example:
+    >>> import pathlib, pickle, tempfile, numpy as np
+    >>> from keras_aploss.benchmarks.files import read_pickle
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "gnd.pkl")
+    ...     _ = path.write_bytes(pickle.dumps({"easy": np.array([3, 1])}))
+    ...     read_pickle(path)
+    {'easy': array([3, 1])}
+    """
+    with open(path, "rb") as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                contents = interpret(data)
+                size, _ = _expanded(contents, {})
+                if size > _MOST_EXPANDED * len(data):
+                    raise ValueError(f"lists that stand for {size:.1e} values")
+                return contents
+        except ValueError as error:
+            raise ValueError(
+                "Expected a pickle of dictionaries, lists, text, numbers and NumPy "
+                f"arrays. Received: path={os.fspath(path)!r}: {error}. Nothing of it "
+                "was run. Download the file again from where it is published."
+            ) from error
+
+
+def _expanded(value, known, depth=0) -> tuple[int, int]:
+    """How many values a value stands for, each as often as it is held, and its height.
+
+    Raises:
+        ValueError: for what is no data, and lists that hold themselves.
+    """
+    match value:
+        case dict():
+            parts = [*value, *value.values()]
+        case list() | tuple():
+            parts = value
+        case str() | bytes() | bytearray():
+            return 1 + len(value), 0
+        case np.ndarray():
+            return 1 + value.size, 0
+        case None | int() | float() | np.generic():
+            return 1, 0
+        case PickledObject():
+            raise ValueError(f"it holds a {value.class_name}")
+        case _:
+            raise ValueError("it holds a type or a function")
+    if depth < _DEEPEST and id(value) not in known:
+        inside = [_expanded(part, known, depth + 1) for part in parts]
+        size = 1 + sum(size for size, _ in inside)
+        known[id(value)] = size, 1 + max((height for _, height in inside), default=0)
+    if depth >= _DEEPEST or known[id(value)][1] + depth > _DEEPEST:
+        raise ValueError(f"it has lists in lists, more than {_DEEPEST} deep")
+    return known[id(value)]
+
+
+def as_integer(text: str, path: pathlib.Path, what: str) -> int:
+    """A cell that must be an integer."""
+    try:
+        return int(text)
+    except ValueError:
+        raise _bad_file(path, f"an integer {what}", repr(text)) from None
+
+
+def check_distinct(names: Sequence[str], what: str) -> None:
+    """Check that no image is listed twice, where it would have two indices."""
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        twice = [name for name in names if name in seen or seen.add(name)]
+        raise ValueError(
+            f"Expected each of {what} once. Received: {len(twice)} repeated, "
+            f"such as {', '.join(twice[:_SHOWN])}. Remove them from the list."
+        )
+
+
+def missing_files(paths: Sequence[str], *, verbose: int = 0) -> list[str]:
+    """The paths at which there is no file."""
+    missing, step = [], 1000
+    progress = keras.utils.Progbar(len(paths), verbose=verbose, unit_name="file")
+    for start in range(0, len(paths), step):
+        some = paths[start : start + step]
+        missing += [path for path in some if not os.path.isfile(path)]
+        progress.add(len(some))
+    return missing
+
+
+def check_present(paths: Sequence[str], source: Source, *, verbose: int = 0) -> None:
+    """Check that all images are there.
+
+    Raises:
+        ValueError: that counts the missing files and names the first.
+    """
+    missing = missing_files(paths, verbose=verbose)
+    if missing:
+        raise ValueError(
+            f"Expected the {len(paths):,} images of {source.name} below root="
+            f"{str(source.root)!r}. Received: {len(missing):,} of them missing, such "
+            f"as {', '.join(missing[:_SHOWN])}. Download them from {source.url}."
+        )

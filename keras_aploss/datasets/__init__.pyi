@@ -1,0 +1,10 @@
+from .folder import (
+    divide_by_format as divide_by_format,
+    image_folder as image_folder,
+    is_image_name as is_image_name,
+    readable_rows as readable_rows,
+    walk_images as walk_images,
+)
+from .image_set import ImageSet as ImageSet, split_classes as split_classes
+from .manifest import image_manifest as image_manifest, write_manifest as write_manifest
+from .synthetic import synthetic_landmarks as synthetic_landmarks

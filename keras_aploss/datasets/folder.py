@@ -1,0 +1,169 @@
+"""One's own images, in one folder per class.
+
+The problem: real collections hold empty, truncated and foreign files, hidden thumbnails
+and classes that turn out empty. They are found before training, named, and left out.
+"""
+
+import logging
+import os
+
+import numpy as np
+
+from keras_aploss.datasets.image_set import ImageSet
+from keras_aploss.images import ImageFiles, SkippedImage, find_unreadable
+
+_EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png")
+# Images that nothing here decodes. A user who has them must not lose them unawares.
+_OTHER_EXTENSIONS = (
+    *(".apng", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".tif", ".tiff"),
+    *(".ico", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".webp"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+)
+_NAMED_CLASSES = 20  # of those with one image, in a warning
+
+_logger = logging.getLogger(__name__)
+
+
+def walk_images(folder):
+    """List images below a folder, of other formats too; links are followed once."""
+    found, visited = [], {os.path.realpath(os.path.dirname(folder))}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        visited.add(os.path.realpath(parent))
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not name.startswith(".")
+            and os.path.realpath(os.path.join(parent, name)) not in visited
+        ]
+        found += [os.path.join(parent, name) for name in names if is_image_name(name)]
+    return sorted(found)
+
+
+def is_image_name(name):
+    """Whether a file that is not hidden has the extension of an image of any format."""
+    extensions = _EXTENSIONS + _OTHER_EXTENSIONS
+    return not name.startswith(".") and name.lower().endswith(extensions)
+
+
+def divide_by_format(rows):
+    """Divide (path, class) rows into those of a format that is read, and the others."""
+    read = [row for row in rows if row[0].lower().endswith(_EXTENSIONS)]
+    others = sorted({path for path, _ in rows} - {path for path, _ in read})
+    reason = "its format, {}, is not read; convert it to JPEG or PNG"
+    return read, [
+        SkippedImage(path, reason.format(os.path.splitext(path)[1].lower()))
+        for path in others
+    ]
+
+
+def _warn_of_single_images(labels, class_names):
+    """Name the classes in which no image has another one to find."""
+    names = [class_names[k] for k in np.flatnonzero(np.bincount(labels) == 1)]
+    if names:
+        more = len(names) - _NAMED_CLASSES
+        _logger.warning(
+            "%d of %d classes have one image only: nothing can be found for it, and "
+            "others are to be told from it. They are: %s",
+            len(names),
+            len(class_names),
+            ", ".join(names[:_NAMED_CLASSES]) + (f" and {more} more" * (more > 0)),
+        )
+
+
+def readable_rows(rows, options):
+    """Divide (path, ...) rows into those whose file is an image, and the skipped."""
+    paths = list(dict.fromkeys(row[0] for row in rows))
+    skipped = find_unreadable(paths, **options)
+    if len(skipped) == len(paths):
+        raise ValueError(
+            f"Expected at least one readable image. Received: {len(paths)} files, all "
+            f"unreadable, the first of them path={paths[0]!r}: {skipped[0].reason}. "
+            "Check the paths and, for a manifest, `root`."
+        )
+    bad = {path for path, _ in skipped}
+    return [row for row in rows if row[0] not in bad], skipped
+
+
+def image_folder(
+    path: str | os.PathLike,
+    *,
+    image_size: int,
+    crop: bool = True,
+    workers: int | None = None,
+    verbose: int = 0,
+) -> ImageSet:
+    """Read a folder that has one sub-folder per class.
+
+    Images may lie deeper inside a class. They are known by their extension: bmp, gif,
+    jfif, jpe, jpeg, jpg or png, in upper or lower case. Hidden files and files that are
+    no images are ignored, links are followed, and the order is that of the sorted
+    names. Every image is checked in full: the bad ones are in `skipped`, as are those
+    of formats that are not read, by their extension (webp, heic, avif, tif and
+    others), and classes that are left with no image.
+
+    A class that is left with one image stays: as a query it finds nothing and has no
+    average precision, and in the database others are to be told from it. A warning of
+    the logger `keras_aploss.datasets` names such classes; they are those where
+    `np.bincount(labels) == 1`.
+
+    Args:
+        path: The folder.
+        image_size: Length of the shorter side of the images in pixels.
+        crop: Whether to keep the central square only, so that all shapes agree.
+        workers: Threads that check the files; by default one per processor.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        An `ImageSet` whose images are decoded on demand; `.images.load()` decodes all.
+
+    Raises:
+        ValueError: If `path` is not a folder, or holds no class or no readable image.
+
+    Example:
+    >>> from keras_aploss import image_folder
+    >>> image_folder("nowhere", image_size=64)
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected a folder with one sub-folder per class. Received:
+    path='nowhere', which does not exist. Check its spelling.
+    """
+    path = os.fspath(path)
+    expected = "Expected a folder with one sub-folder per class."
+    expected += f" Received: {path=}, which"
+    if not os.path.isdir(path):
+        problem = "is not a folder" if os.path.exists(path) else "does not exist"
+        raise ValueError(f"{expected} {problem}. Check its spelling.")
+    classes = [
+        entry.name
+        for entry in os.scandir(path)
+        if entry.is_dir() and not entry.name.startswith(".")
+    ]
+    if not classes:
+        raise ValueError(
+            f"{expected} has no sub-folder. Sort its images by class into sub-folders, "
+            "or list them with their labels in a file for `image_manifest`."
+        )
+    rows = [
+        (file, name)
+        for name in sorted(classes)
+        for file in walk_images(os.path.join(path, name))
+    ]
+    rows, others = divide_by_format(rows)
+    if not rows:
+        advice = f" Convert the {len(others)} of other formats." if others else ""
+        raise ValueError(
+            f"{expected} has {len(classes)} sub-folders without any image. Images are "
+            f"known by their extension: {', '.join(_EXTENSIONS)}.{advice}"
+        )
+    rows, skipped = readable_rows(rows, {"workers": workers, "verbose": verbose})
+    skipped += others
+    class_names = sorted({name for _, name in rows})
+    for name in sorted(set(classes) - set(class_names)):
+        _logger.warning("Class %r has no readable image and is left out.", name)
+        reason = "the class has no readable image"
+        skipped.append(SkippedImage(os.path.join(path, name), reason))
+    numbers = {name: number for number, name in enumerate(class_names)}
+    labels = np.array([numbers[name] for _, name in rows], "int64")
+    _warn_of_single_images(labels, class_names)
+    images = ImageFiles([file for file, _ in rows], image_size, crop=crop)
+    return ImageSet(images, labels, class_names, skipped)

@@ -1,0 +1,294 @@
+"""Bytes to pixels, in TensorFlow operations only.
+
+A model trained on pixels from one decoder and served with another loses precision
+in silence: JPEG decoders differ by several grey levels, resizing filters by more,
+and a phone stores a portrait as a landscape with a note "turn me" in its EXIF
+header that most decoders ignore. Everything here is therefore made of TensorFlow
+operations: the same code fills a training batch and travels inside the SavedModel.
+
+What is read, recognised by content and never by file name:
+
+* JPEG, turned upright as its EXIF orientation says. The exact integer transform
+  (`INTEGER_ACCURATE`) gives the very pixels of Pillow; the default one is off by 6.
+  CMYK is converted.
+* PNG with 1 to 16 bits, grey, colour or palette; transparency, be it a channel, in
+  the palette or one colour named so, over white.
+* GIF, its first frame, as stored.
+* BMP with 8 (palette), 24 or 32 bits, not compressed.
+
+WebP is refused: its operation is absent from older TensorFlow releases, where one
+unknown operation prevents the whole SavedModel from loading.
+
+The size of an image is read from its header and bounded *before* anything is
+decoded: 10 kB of PNG can declare a billion pixels.
+
+For small images, operations cost more than pixels: the executor of a graph visits the
+nodes of a branch that is not taken as well. So a JPEG without EXIF goes through no
+loop, and what few files need (the other formats, a search through segments) is a
+function of its own, never inlined: a branch not taken is then one node.
+
+Dimension key: H, W height and width in pixels.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from keras_aploss.images.headers import (
+    EXIF,
+    MAX_EXIF_POSITION,
+    PNG_TRANSPARENCY,
+    byte_values,
+    exif_orientation,
+    find_exif,
+    has_transparent_colour,
+    integer,
+    walk_gif_header,
+)
+
+MAX_PIXELS = 100_000_000  # 300 MB once decoded
+
+_TRACING = threading.Lock()
+_BMP_HEADER = 14 + 124  # the longest of its versions
+_BGRX_MASKS = (0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0)  # of red, green and blue
+
+
+def decode_image(contents, *, max_pixels=MAX_PIXELS):
+    """Decode a JPEG, PNG, GIF or BMP file to upright RGB pixels.
+
+    Made of TensorFlow operations, so that it runs eagerly, in a `tf.function`, in
+    `tf.data` and in a served model alike.
+
+    Args:
+        contents: the bytes of the file: Python `bytes` or a scalar string tensor.
+        max_pixels: refuse images whose header declares more pixels than this.
+
+    Returns:
+        A `uint8` tensor of shape (H, W, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are no such image, are truncated,
+            or declare more than `max_pixels` pixels.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from keras_aploss.images import decode_image
+        >>> red = tf.constant([[[255, 0, 0]] * 4] * 2, tf.uint8)
+        >>> decode_image(tf.io.encode_png(red)).shape
+        TensorShape([2, 4, 3])
+    """
+    contents = tf.ensure_shape(tf.convert_to_tensor(contents, tf.string), [])
+    max_pixels = tf.cast(max_pixels, tf.int64)
+    image = tf.cond(
+        _starts_with(contents, b"\xff\xd8\xff"),
+        lambda: _decode_jpeg(contents, max_pixels),
+        lambda: _decode_other(contents, max_pixels),
+    )
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def decoder(resize: Callable | None = None):
+    """The graph from a file to pixels, resized if asked for; traced once, for all.
+
+    One graph is called, not one for each step, and as a concrete function: that takes
+    half of the time that calling a `tf.function` takes. Without AutoGraph, of which
+    its operations have no need, it is traced in less than half the time.
+    """
+    with _TRACING:  # `functools.cache` lets threads that come at once all trace
+        return _traced_decoder(resize)
+
+
+@functools.cache
+def _traced_decoder(resize):
+    def decode(contents, max_pixels, image_size):
+        image = decode_image(contents, max_pixels=max_pixels)
+        return resize(image, image_size) if resize else image
+
+    types = [([], tf.string), ([], tf.int64), ([], tf.int32)]
+    signature = [tf.TensorSpec(shape, dtype) for shape, dtype in types]
+    with tf.device("CPU:0"):
+        graph = tf.function(decode, input_signature=signature, autograph=False)
+        return graph.get_concrete_function()
+
+
+def _checked(value, condition, message, *details):
+    """`value`, which nothing can use before `condition` is known to hold."""
+    check = tf.debugging.Assert(condition, [message, *details], summarize=16)
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(value)
+
+
+def _bounded(contents, height, width, max_pixels):
+    return _checked(
+        contents,
+        (height > 0) & (width > 0) & (height * width <= max_pixels),
+        "Expected an image of 1 to `max_pixels` pixels. Received a header that "
+        "declares (height, width, max_pixels) =",
+        tf.stack([height, width, max_pixels]),
+    )
+
+
+def _starts_with(contents, signature):
+    return tf.equal(tf.strings.substr(contents, 0, len(signature)), signature)
+
+
+def _contains(contents, word):
+    """Whether `word` is anywhere in `contents`: one operation for many steps."""
+    escaped = "".join(f"\\x{byte:02x}" for byte in word)
+    return tf.strings.regex_full_match(contents, rf"(?s)\C*{escaped}\C*")
+
+
+def _seldom(function, input_signature=None):
+    """A function that a graph calls, and does not inline where it may be called."""
+    return tf.function(
+        function,
+        input_signature,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
+def _refuse(contents, max_pixels):
+    return _checked(
+        tf.zeros([1, 1, 3], tf.uint8),
+        False,
+        "Expected the bytes of a JPEG, PNG, GIF or BMP image. Received bytes that "
+        "start with (in base64)",
+        tf.io.encode_base64(tf.strings.substr(contents, 0, 12)),
+        "Convert other formats first.",
+    )
+
+
+def _decode_jpeg(contents, max_pixels):
+    # By the reader of the decoder: the very size that it is going to allocate.
+    shape = tf.io.extract_jpeg_shape(contents, tf.int64)
+    contents = _bounded(contents, shape[0], shape[1], max_pixels)
+    image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+    header = tf.strings.substr(contents, 0, MAX_EXIF_POSITION)
+    return tf.cond(
+        _contains(header, EXIF),
+        lambda: _turn_upright(image, header),
+        lambda: image,
+    )
+
+
+# The shapes are left open: else each size of an image would be traced anew.
+@functools.partial(
+    _seldom,
+    input_signature=[
+        tf.TensorSpec([None, None, 3], tf.uint8),
+        tf.TensorSpec([], tf.string),
+    ],
+)
+def _turn_upright(image, header):
+    """Undo the EXIF orientation: at most a transposition, then mirrors."""
+    data = tf.io.decode_raw(header, tf.uint8)
+    orientation = exif_orientation(data, *find_exif(data))
+
+    def turn():
+        turned = tf.cond(
+            orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image
+        )
+        mirror_rows = tf.reduce_any(orientation == [3, 4, 7, 8])
+        mirror_columns = tf.reduce_any(orientation == [2, 3, 6, 7])
+        axes = tf.boolean_mask([0, 1], tf.stack([mirror_rows, mirror_columns]))
+        return tf.reverse(turned, axes)
+
+    return tf.cond(orientation > 1, turn, lambda: image)
+
+
+@_seldom
+def _decode_png(contents, max_pixels):
+    data = tf.io.decode_raw(contents, tf.uint8)
+    header = byte_values(data, 0, 26)
+    height, width = integer(header[20:24]), integer(header[16:20])
+    colour_type = header[25]
+    # Most files name no transparent colour anywhere: these need no walk.
+    has_colour = tf.cond(
+        _contains(contents, PNG_TRANSPARENCY),
+        lambda: has_transparent_colour(data),
+        lambda: False,
+    )
+    contents = _bounded(contents, height, width, max_pixels)
+
+    def decode(channels):
+        return lambda: tf.io.decode_png(contents, channels=channels)
+
+    # An alpha channel is asked for only where there is one: else TensorFlow fills it
+    # with 1, 3 or 15 at 1, 2 or 4 bits. A palette comes with the channels it has.
+    has_alpha = (colour_type > 3) | has_colour
+    image = tf.cond(
+        colour_type == 3,
+        decode(0),
+        lambda: tf.cond(has_alpha, decode(4), decode(3)),
+    )
+
+    def over_white():
+        wide = tf.cast(image, tf.uint16)
+        colour, alpha = wide[..., :3], wide[..., 3:]
+        # At most 255 * 255 + 127: 16 bits hold it, at half the memory of floats.
+        blended = colour * alpha + 255 * (255 - alpha)
+        return tf.cast((blended + 127) // 255, tf.uint8)
+
+    return tf.cond(tf.shape(image)[2] == 4, over_white, lambda: image)
+
+
+@_seldom
+def _decode_gif(contents, max_pixels):
+    """The first frame. The others are cut off: each could be enormous as well."""
+    height, width, end = walk_gif_header(tf.io.decode_raw(contents, tf.uint8))
+    contents = _bounded(contents, height, width, max_pixels)
+    first_frame = tf.strings.substr(contents, 0, tf.cast(end, tf.int32)) + b";"
+    return tf.io.decode_image(first_frame, channels=3, expand_animations=False)
+
+
+@_seldom
+def _decode_bmp(contents, max_pixels):
+    start = tf.strings.substr(contents, 0, _BMP_HEADER + 1024)
+    data = tf.io.decode_raw(start, tf.uint8)
+
+    def field(position, size):
+        return integer(byte_values(data, position, size), little_endian=True)
+
+    bits, compression, header_size = field(28, 2), field(30, 4), field(14, 4)
+    plain = (compression == 0) & tf.reduce_any(bits == [8, 24, 32])
+    masked = (compression == 3) & (bits == 32)
+    masked &= tf.reduce_all(byte_values(data, 54, 12) == _BGRX_MASKS)
+    contents = _checked(
+        contents,
+        (plain | masked) & (header_size >= 40) & (header_size < _BMP_HEADER),
+        "Expected a BMP image with 8, 24 or 32 bits per pixel, not compressed. "
+        "Received (bits, compression, header size) =",
+        tf.stack([bits, compression, header_size]),
+    )
+    width, height = field(18, 4), field(22, 4)
+    # Rows from the top down are written as a negative height.
+    height = tf.minimum(height, 2**32 - height)
+    contents = _bounded(contents, height, width, max_pixels)
+
+    def from_palette():
+        palette = byte_values(data, 14 + header_size, 1024)
+        entries = tf.reshape(palette, [256, 4])  # blue, green, red, unused
+        colours = tf.cast(tf.reverse(entries[:, :3], [1]), tf.uint8)
+        index = tf.io.decode_bmp(contents)
+        return tf.gather(colours, tf.cast(index[..., 0], tf.int32))
+
+    def direct():
+        return tf.io.decode_bmp(contents)[..., :3]
+
+    return tf.cond(bits == 8, from_palette, direct)
+
+
+@_seldom
+def _decode_other(contents, max_pixels):
+    signatures = [b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"]
+    branches = [_decode_png, _decode_gif, _decode_bmp, _refuse]
+    matches = [_starts_with(contents, signature) for signature in signatures]
+    first_match = tf.argmax(tf.stack([*matches, True]), output_type=tf.int32)
+
+    def bound(branch):
+        return lambda: branch(contents, max_pixels)
+
+    return tf.switch_case(first_match, [bound(branch) for branch in branches])

@@ -1,0 +1,193 @@
+"""What the pictures of a run are made of: histograms, choices and rankings.
+
+Pure functions of embeddings and labels, for `RetrievalTensorBoard` and for reports.
+
+Dimension key: N images, D units, M bins, K results.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_aploss.evaluation import check_queries, top_k
+from keras_aploss.report.rankings import Ranking
+
+
+def similarity_histogram(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_bins: int = 20,
+    similarity_range: tuple[float, float] = (-1.0, 1.0),
+    max_queries: int = 2000,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bin the similarities of positive and negative pairs as the AP loss does.
+
+    A similarity between two centres counts partly in each, in proportion to its
+    nearness; beyond the end bins it counts in them. No image is paired with itself.
+
+    Args:
+        embeddings: Unit-length embeddings, (N, D).
+        labels: Integer labels, (N,); a negative one marks a distractor, which is a
+            negative of every query and never a query.
+        num_bins: Number of bins M.
+        similarity_range: Centres of the lowest and the highest bin.
+        max_queries: With more images, that many queries, evenly spread over them.
+
+    Returns:
+        Centres of the bins in descending order, counts of the positive pairs and
+        counts of the negative pairs, each (M,).
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_aploss.report import similarity_histogram
+    >>> embeddings = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> for row in similarity_histogram(embeddings, [5, 5, 6], num_bins=3):
+    ...     print(row)
+    [ 1.  0. -1.]
+    [2. 0. 0.]
+    [0. 4. 0.]
+    """
+    embeddings, labels = np.asarray(embeddings, "float32"), np.asarray(labels)
+    low, high = similarity_range
+    queries = spread(np.flatnonzero(labels >= 0), max_queries)
+    totals, to_lower = np.zeros(2 * num_bins), np.zeros(2 * num_bins)
+    rows = max(1, 2**22 // max(1, len(labels)))
+    for start in range(0, len(queries), rows):
+        block = queries[start : start + rows]
+        similarity = embeddings[block] @ embeddings.T  # (rows, N)
+        relevance = labels[block, None] == labels
+        other = np.ones_like(relevance)
+        other[np.arange(len(block)), block] = False
+        position = (high - similarity[other]) * ((num_bins - 1) / (high - low))
+        position = np.clip(position, 0, num_bins - 1)
+        upper = np.minimum(position.astype("int64"), num_bins - 2)
+        slot = upper + num_bins * relevance[other]
+        totals += np.bincount(slot, minlength=2 * num_bins)
+        to_lower += np.bincount(slot, position - upper, minlength=2 * num_bins)
+    totals, to_lower = totals.reshape(2, -1), to_lower.reshape(2, -1)
+    counts = totals - to_lower
+    counts[:, 1:] += to_lower[:, :-1]
+    return np.linspace(high, low, num_bins), counts[1], counts[0]
+
+
+def choose_queries(
+    labels: np.ndarray, num_queries: int, candidates: Sequence[int] | None = None
+) -> np.ndarray:
+    """Choose queries that have a positive, of as many classes as possible.
+
+    The choice depends on the labels alone, so pictures of different epochs and runs can
+    be compared.
+
+    Args:
+        labels: Integer labels, (N,); a negative one marks a distractor.
+        num_queries: The number to choose. They are fewer if too few have a positive.
+        candidates: Numbers of the images that query, if the others are the database;
+            None: each image queries all the others.
+
+    Example:
+    With candidates, a positive is one among the others: here the last image of label 6.
+
+    >>> import numpy as np
+    >>> from keras_aploss.report import choose_queries
+    >>> labels = np.array([4, 4, 5, 6, 6, 6, -1])
+    >>> choose_queries(labels, 3), choose_queries(labels, 3, [0, 1, 3, 4])
+    (array([0, 3, 1]), array([3, 4]))
+    """
+    labels = np.asarray(labels)
+    database, needed = labels, 2
+    if candidates is None:
+        candidates = np.arange(len(labels))
+    else:
+        candidates = np.sort(check_queries(candidates, labels))
+        database, needed = np.delete(labels, candidates), 1
+    values, counts = np.unique(database[database >= 0], return_counts=True)
+    eligible = candidates[np.isin(labels[candidates], values[counts >= needed])]
+    eligible = eligible[np.argsort(labels[eligible], kind="stable")]
+    _, starts, inverse = np.unique(
+        labels[eligible], return_index=True, return_inverse=True
+    )
+    if len(starts) >= num_queries:
+        return spread(eligible[starts], num_queries)
+    turn = np.arange(len(eligible)) - starts[inverse]  # n-th image of its class
+    return eligible[np.argsort(turn, kind="stable")][:num_queries]
+
+
+def rank_queries(
+    images: Sequence[np.ndarray],
+    labels: np.ndarray,
+    embeddings: np.ndarray,
+    queries: Sequence[int],
+    *,
+    database: Sequence[int] | None = None,
+    num_results: int = 10,
+    average_precision: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+) -> list[Ranking]:
+    """Rank the other images for some queries, ready for `draw_rankings`.
+
+    Args:
+        images: The N images, an array or any sequence such as `data.ImageFiles`.
+        labels: Integer labels, (N,).
+        embeddings: Unit-length embeddings, (N, D).
+        queries: Indices of the images to use as queries.
+        database: Indices of the images to rank; by default all.
+        num_results: Number of results K.
+        average_precision: The AP of each of the N images, `RetrievalResult`'s.
+        class_names: Label -> name.
+
+    Returns:
+        One `pictures.Ranking` per query.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_aploss.report import rank_queries
+    >>> images = np.zeros((3, 8, 8, 3), "uint8")
+    >>> embeddings = np.array([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
+    >>> rank_queries(images, np.array([0, 0, 1]), embeddings, [0])[0].relevant
+    [False, True]
+    """
+    queries, labels = np.asarray(queries), np.asarray(labels)
+    embeddings = np.asarray(embeddings)
+    database = np.arange(len(labels)) if database is None else np.asarray(database)
+    k = min(num_results + 1, len(database))
+    indices, similarities = top_k(embeddings[queries], embeddings[database], k)
+    indices = database[indices]
+    rankings = []
+    for row, query in enumerate(queries):
+        kept = np.flatnonzero(indices[row] != query)[:num_results]
+        results, label = indices[row, kept], labels[query]
+        precision = math.nan if average_precision is None else average_precision[query]
+        ranking = Ranking(
+            query=images[int(query)],
+            results=[images[int(result)] for result in results],
+            relevant=[bool(labels[result] == label >= 0) for result in results],
+            similarities=similarities[row, kept].tolist(),
+            average_precision=float(precision),
+            name=class_name(label, class_names),
+            indices=results.tolist(),
+        )
+        rankings.append(ranking)
+    return rankings
+
+
+def class_name(label: int, class_names: Sequence[str] | None) -> str:
+    """Name a label; without names, or for a distractor, by its number.
+
+    >>> class_name(1, ["bridge", "tower"]), class_name(1, None), class_name(-1, ["a"])
+    ('tower', '1', '-1')
+    """
+    known = class_names is not None and 0 <= label < len(class_names)
+    return str(class_names[label]) if known else str(label)
+
+
+def spread(values: np.ndarray, count: int) -> np.ndarray:
+    """Take at most `count` of the values, evenly spaced, in order.
+
+    >>> spread(np.arange(10), 4)
+    array([0, 3, 6, 9])
+    """
+    if len(values) <= count:
+        return values
+    return values[np.linspace(0, len(values) - 1, count).round().astype("int64")]

@@ -1,0 +1,7 @@
+from .client import EmbeddingClient as EmbeddingClient, none_readable as none_readable
+from .graph import decode_batch as decode_batch
+from .saved_model import export_saved_model as export_saved_model
+from .server_files import (
+    served_name as served_name,
+    write_serving_files as write_serving_files,
+)

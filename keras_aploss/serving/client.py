@@ -1,0 +1,293 @@
+"""A client that embeds image files by a model server.
+
+Requests hold several files; some requests are on their way while others are answered.
+What fails because the server is down, loading or overloaded is sent again, later and
+later. Files that cannot be decoded are named, and the others of their request are sent
+again without them.
+
+All answers come from one version of the model. It is asked for at first, and named in
+each request: embeddings of two versions do not compare, and without that a new version
+that is loaded halfway would mix them, with nothing to see but poor results.
+
+Dimension key: N files, B files in a request, D units.
+"""
+
+import collections
+import os
+import random
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from keras_aploss.images import SkippedImage, file_reason
+from keras_aploss.serving.answers import UnavailableError, UnreadableError, checked
+from keras_aploss.serving.grpc_api import GrpcApi
+from keras_aploss.serving.rest_api import RestApi
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds, between tries
+_REQUEST_BYTES = 64 * 2**20  # of files; photos of phones have a few MiB
+
+
+class EmbeddingClient:
+    """Embeddings of image files by TensorFlow Serving, over gRPC or REST.
+
+    `embed` takes the bytes of files, `embed_files` their paths. Both may be called from
+    several threads. The client is a context manager; `close` ends its connections.
+
+    Args:
+        server: `grpc://HOST:8500`, or `http://HOST:8501`; with TLS `grpcs://`,
+            `https://`. gRPC needs the extra `serving`.
+        model: the name under which the model is served.
+        version: a version of it; None: the highest that is available at first.
+        units: D, if it is known: embeddings of another size are refused. All have the
+            same in any case.
+        batch_size: files in a request, fewer if they are large (64 MiB in all).
+        timeout: seconds for each answer.
+        retries: how often a request is sent again while the server is not available,
+            after 0.25, 0.5, 1, 2... seconds.
+        workers: requests on their way at a time.
+
+    Raises:
+        ValueError: for arguments out of range, a model, version or signature that the
+            server does not have, embeddings of another size, or bytes that it cannot
+            decode.
+        ConnectionError: the server is down, also after all retries.
+        TimeoutError: it does not answer in time.
+        ImportError: gRPC is asked for, and its package is not there.
+
+    Example:
+        >>> from keras_aploss import EmbeddingClient
+        >>> client = EmbeddingClient("http://localhost:1", model="landmarks", retries=0)
+        >>> client.embed([b"the bytes of a JPEG file"])
+        Traceback (most recent call last):
+        ...
+        keras_aploss.serving.answers.UnavailableError: Expected a model server at
+        http://localhost:1. Received: ... Check that it runs, and the port: usually
+        8500 for grpc://, 8501 for http://.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        model: str,
+        version: int | None = None,
+        units: int | None = None,
+        batch_size: int = 16,
+        timeout: float = 60.0,
+        retries: int = 5,
+        workers: int = 2,
+    ):
+        whole = {"batch_size": batch_size, "workers": workers, "units": units}
+        for name, value in {**whole, "version": version}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"Expected at least 1. Received: {name}={value}.")
+        if not timeout > 0 or retries < 0 or not model:
+            raise ValueError(
+                "Expected a name, `timeout` > 0 and `retries` >= 0. Received: "
+                f"model={model!r}, timeout={timeout}, retries={retries}."
+            )
+        self.batch_size, self.timeout, self.retries = batch_size, timeout, retries
+        self.server, self.model, self.workers = server, model, workers
+        self.units, self._version = units, version
+        self._lock = threading.Lock()
+        self._api = _api(server, model)
+
+    @property
+    def version(self) -> int:
+        """The version of the model that answers; the server is asked at first."""
+        with self._lock:
+            if self._version is None:
+                self._version = self._again(self._api.version, self.timeout)
+            return self._version
+
+    def embed(self, contents: Sequence[bytes]) -> np.ndarray:
+        """The embeddings of N files, given as bytes: (N, D) float32.
+
+        Files that cannot be decoded are a `ValueError`, whose `positions` are theirs.
+        """
+        contents = list(contents)
+        if not contents:
+            raise ValueError("Expected at least one file. Received: contents=[].")
+        groups = _groups([len(data) for data in contents], self.batch_size)
+        with ThreadPoolExecutor(self.workers) as pool:
+            parts = list(
+                pool.map(
+                    self._embed_readable, ([contents[i] for i in g] for g in groups)
+                )
+            )
+        bad = [g[i] for g, (_, bad) in zip(groups, parts, strict=True) for i in bad]
+        if bad:
+            raise UnreadableError(bad, len(contents))
+        return np.concatenate([rows for rows, _ in parts])
+
+    def embed_files(self, paths: Sequence) -> tuple[np.ndarray, list[SkippedImage]]:
+        """The embeddings of files, and those that have none.
+
+        Args:
+            paths: N files.
+
+        Returns:
+            (N', D) float32 in the order of the paths, and the others with the reason:
+            files that cannot be read here, or that the server cannot decode.
+
+        Raises:
+            ValueError: as the class; or no file at all can be read.
+        """
+        rows, skipped = [], []
+        for embeddings, _, bad in self.embed_batches(paths):
+            rows.append(embeddings)
+            skipped += bad
+        rows = [part for part in rows if len(part)]
+        if not rows:
+            raise none_readable(skipped)
+        return np.concatenate(rows), skipped
+
+    def embed_batches(
+        self, paths: Sequence
+    ) -> Iterator[tuple[np.ndarray, list[str], list[SkippedImage]]]:
+        """Yield the embeddings of each batch of files, their paths, and the skipped.
+
+        In the order of `paths`, with no more in memory than is on its way.
+        """
+        paths = [str(path) for path in paths]
+        sizes = [_size(path) for path in paths]
+        groups = _groups(sizes, self.batch_size)
+        waiting = collections.deque()
+        pool = ThreadPoolExecutor(self.workers)
+        try:
+            for group in groups:
+                names = [paths[i] for i in group]
+                waiting.append(pool.submit(self._embed_paths, names))
+                if len(waiting) > 2 * self.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """End the connections."""
+        self._api.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def _embed_paths(self, paths):
+        contents, names, skipped = [], [], []
+        for path in paths:
+            try:
+                reason = file_reason(path)
+                if reason is None:
+                    with open(path, "rb") as file:
+                        contents.append(file.read())
+                    names.append(path)
+            except OSError as error:
+                reason = f"it cannot be read: {error.strerror or error}"
+            if reason is not None:
+                skipped.append(SkippedImage(path, reason))
+        embeddings, bad = self._embed_readable(contents)
+        reason = "the server cannot decode it, or it has too many pixels"
+        skipped += [SkippedImage(names[i], reason) for i in bad]
+        bad = set(bad)
+        names = [name for i, name in enumerate(names) if i not in bad]
+        return embeddings, names, skipped
+
+    def _embed_readable(self, contents):
+        """The embeddings of what is readable, and the places of the others."""
+        left, bad = list(range(len(contents))), []
+        version = self.version if contents else None
+        while left:
+            try:
+                sent = [contents[i] for i in left]
+                return self._again(self._predict, sent, version), sorted(bad)
+            except UnreadableError as error:
+                found = {left[position] for position in error.positions}
+                bad += found
+                left = [i for i in left if i not in found]
+        return np.empty((0, self.units or 0), np.float32), sorted(bad)
+
+    def _predict(self, contents, version):
+        count = len(contents)
+        try:
+            values = self._api.predict(contents, version, self.timeout)
+        except UnreadableError as error:
+            if error.size == count and all(p < count for p in error.positions):
+                raise
+            raise UnavailableError(
+                f"Expected an answer of {self.server} to the {count} files of this "
+                f"request. Received: a failure of {error.size}: it joined several "
+                "requests, or cut one. Some file cannot be decoded, perhaps of another "
+                "client. Try again, send fewer at once (`batch_size`), or start the "
+                "server without `enable_batching`."
+            ) from error
+        embeddings = checked(values, count, self.units, self.server)
+        with self._lock:
+            # The first answer says what the others must have.
+            self.units = self.units or embeddings.shape[1]
+        return checked(embeddings, count, self.units, self.server)
+
+    def _again(self, function, *arguments):
+        """Call a function, and again while the server is not available."""
+        wait = _FIRST_WAIT
+        for _ in range(self.retries):
+            try:
+                return function(*arguments)
+            except UnavailableError:
+                # At random, so that clients that failed together do not come together.
+                time.sleep(wait * random.SystemRandom().uniform(0.75, 1.25))
+                wait = min(2 * wait, _LONGEST_WAIT)
+        return function(*arguments)
+
+
+def _api(server, model):
+    parts = urllib.parse.urlsplit(server)
+    try:
+        known = parts.scheme in ("grpc", "grpcs", "http", "https")
+        known = known and bool(parts.hostname) and parts.port is not None
+    except ValueError:  # a port that is no number
+        known = False
+    if not known:
+        raise ValueError(
+            "Expected the address of a server as grpc://HOST:8500 or http://HOST:8501. "
+            f"Received: server={server!r}."
+        )
+    if parts.scheme in ("http", "https"):
+        return RestApi(server, parts, model)
+    return GrpcApi(server, parts.netloc, model, secure=parts.scheme == "grpcs")
+
+
+def _groups(sizes, batch_size):
+    """Indices in order, cut into requests of bounded numbers and bytes."""
+    groups, total = [], 0
+    for i, size in enumerate(sizes):
+        full = groups and len(groups[-1]) == batch_size
+        if not groups or full or total + size > _REQUEST_BYTES:
+            groups.append([])
+            total = 0
+        groups[-1].append(i)
+        total += size
+    return groups
+
+
+def none_readable(skipped: Sequence[SkippedImage]) -> ValueError:
+    """The error where no file is left to embed."""
+    example = "".join(f", such as {path!r}: {why}" for path, why in skipped[:1])
+    return ValueError(
+        "Expected at least one readable image. Received: "
+        f"{len(skipped)} files, none readable{example}."
+    )
+
+
+def _size(path):
+    try:
+        return os.path.getsize(path)
+    except OSError:  # is told when it is read
+        return 0

@@ -1,0 +1,10 @@
+"""More images than one process, or one machine, embeds in time: workers on Ray.
+
+`extraction` divides the images into shards and hands them to `worker`s, each of which
+holds the model; `cluster` decides how many of them there are and what each gets;
+`model_file` brings the model to them. What they write is in `embeddings.shards`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
