@@ -1,15 +1,16 @@
 from .arguments import require_positive as require_positive
 from .augmentation import Augmentation as Augmentation
-from .decoding import MAX_PIXELS as MAX_PIXELS, decode_image as decode_image
+from .decoding import decode_image as decode_image
 from .files import (
     ImageFiles as ImageFiles,
     decode_contents as decode_contents,
     load_image as load_image,
 )
-from .original import OriginalImages as OriginalImages, scale_image as scale_image
-from .resizing import resize_image as resize_image
-from .unreadable import (
+from .limits import (
+    MAX_PIXELS as MAX_PIXELS,
     SkippedImage as SkippedImage,
     file_reason as file_reason,
-    find_unreadable as find_unreadable,
 )
+from .original import OriginalImages as OriginalImages, scale_image as scale_image
+from .resizing import resize_image as resize_image
+from .unreadable import find_unreadable as find_unreadable

@@ -47,8 +47,7 @@ from keras_aploss.images.headers import (
     integer,
     walk_gif_header,
 )
-
-MAX_PIXELS = 100_000_000  # 300 MB once decoded
+from keras_aploss.images.limits import MAX_PIXELS
 
 _TRACING = threading.Lock()
 _BMP_HEADER = 14 + 124  # the longest of its versions

@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_aploss.images.arguments import as_list, require_positive
-from keras_aploss.images.decoding import MAX_PIXELS, decoder
+from keras_aploss.images.decoding import decoder
+from keras_aploss.images.limits import MAX_PIXELS, file_reason
 from keras_aploss.images.resizing import resize_image, resize_shorter_side
 from keras_aploss.images.unreadable import (
     decoder_reason,
-    file_reason,
     map_in_threads,
     reason_to_skip,
 )

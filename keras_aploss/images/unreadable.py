@@ -10,37 +10,19 @@ import io
 import os
 import pathlib
 import re
-import stat
 import warnings
-from typing import NamedTuple
 
 import keras
 import PIL.Image
 import tensorflow as tf
 
 from keras_aploss.images.arguments import as_list, require_positive
-from keras_aploss.images.decoding import MAX_PIXELS, decoder
+from keras_aploss.images.decoding import decoder
+from keras_aploss.images.limits import MAX_PIXELS, SkippedImage, file_reason
 
 # Pillow's name for the JPEG of many phones: a second picture, for depth, follows it.
 _MULTI_PICTURE_JPEG = "MPO"
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", _MULTI_PICTURE_JPEG)
-# A BMP of `MAX_PIXELS` pixels has 381 MiB; what is longer is no photograph.
-_MAX_FILE_MIB = 512
-
-
-class SkippedImage(NamedTuple):
-    """A file that can not be used, and a sentence that says why.
-
-    Example:
-        >>> from keras_aploss.images import SkippedImage
-        >>> skipped = [SkippedImage("a.jpg", "the file is empty")]
-        >>> for path, reason in skipped:
-        ...     f"{path}: {reason}"
-        'a.jpg: the file is empty'
-    """
-
-    path: str
-    reason: str
 
 
 def find_unreadable(
@@ -134,21 +116,6 @@ def _read_to_the_end(contents, format_name, max_pixels):
         else:
             sizes = tf.constant(max_pixels, tf.int64), tf.constant(0, tf.int32)
             decoder()(tf.constant(contents), *sizes)
-
-
-def file_reason(path) -> str | None:
-    """Why a file is not even to be opened: reading from a pipe waits for ever."""
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        return "it is a folder"
-    if not stat.S_ISREG(status.st_mode):
-        return "it is not a regular file but a pipe, a socket or a device"
-    if not status.st_size:
-        return "the file is empty"
-    if status.st_size > _MAX_FILE_MIB * 2**20:
-        size = status.st_size / 2**20
-        return f"it is too large: {size:,.0f} MiB, over {_MAX_FILE_MIB} MiB"
-    return None
 
 
 def _header_reason(image, max_pixels, min_side):
