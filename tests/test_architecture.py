@@ -32,6 +32,9 @@ STATIONS = {
     "app": "images embeddings search",
     "workers": "images embeddings search",
 }
+# Files that are whole or not there, and tables of them, which any station may use.
+STATIONS = {name: f"{uses} files tables" for name, uses in STATIONS.items()}
+STATIONS |= {"files": "", "tables": "files"}
 EVERYTHING = " ".join(STATIONS)
 STATIONS |= {"runs": f"{EVERYTHING} __version__"}
 STATIONS |= {"cli": f"{EVERYTHING} runs __version__", "__version__": ""}

@@ -1,140 +1,230 @@
-import numpy as np
-import pytest
-from image_bytes import encode, photo, write_photos
+"""Files that are whole or not there, and locks that end with their process."""
 
-from keras_aploss.images import (
-    ImageFiles,
-    decode_image,
-    find_unreadable,
-    load_image,
-    resize_image,
-)
+import errno
+import os
+import pathlib
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from keras_aploss import files
+from keras_aploss.files import locked, replaced, replaced_path
+
+on_posix = pytest.mark.skipif(os.name != "posix", reason="Linux and macOS")
 
 
 @pytest.fixture
-def paths(tmp_path):
-    return write_photos(tmp_path)
+def path(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    return path
 
 
-def test_load_image_is_decode_then_resize(paths):
-    for path in paths:
-        expected = resize_image(decode_image(path.read_bytes()), 24)
-        image = load_image(path, 24)
-        assert image.dtype == np.uint8
-        np.testing.assert_array_equal(image, expected)
+def start(code, *arguments):
+    """Run code in another process until it says that it has begun."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    return process
 
 
-def test_a_size_may_be_an_integer_of_numpy_and_too_large_for_memory(paths):
-    assert load_image(paths[0], np.int64(20)).shape == (20, 20, 3)
-    with pytest.raises(ValueError, match=r"a\.jpg.*not enough memory"):
-        load_image(paths[0], 1_000_000)
+WRITE = """
+import sys, time
+from keras_aploss.files import replaced
+with replaced(sys.argv[1]) as file:
+    file.write("half")
+    file.flush()
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+HOLD = """
+import sys, time
+from keras_aploss.files import locked
+with locked(sys.argv[1]):
+    print("begun", flush=True)
+    time.sleep(60)
+"""
 
 
-def test_load_image_keeps_the_aspect_without_crop(paths):
-    assert load_image(paths[0], 20, crop=False).shape == (20, 30, 3)
+def test_the_new_file_is_there_when_it_is_whole(path):
+    with replaced(path) as file:
+        file.write("ü")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "ü"
+    with replaced(path, "wb") as file:
+        file.write(b"\x00")
+    assert path.read_bytes() == b"\x00"
+    assert os.listdir(path.parent) == [path.name]
 
 
-def test_load_image_names_the_file_and_the_trouble(tmp_path):
-    path = tmp_path / "cut.jpg"
-    path.write_bytes(encode(photo(), "JPEG")[:-200])
-    with pytest.raises(ValueError, match=r"cut\.jpg.*damaged.*truncated"):
-        load_image(path, 24)
-    strip = tmp_path / "strip.png"
-    strip.write_bytes(encode(photo(1, 5000), "PNG"))
-    assert load_image(strip, 24).shape == (24, 24, 3)
-    with pytest.raises(FileNotFoundError):
-        load_image(tmp_path / "nowhere.jpg", 24)
+def test_an_error_leaves_the_old_file_alone(path):
+    def write_half(error):
+        with replaced(path) as file:
+            file.write("half")
+            raise error
+
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error):
+            write_half(error)
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize("size", [(10, 6000), (6000, 10), (8, 100_000)])
-def test_a_strip_that_passes_the_check_never_ends_a_run(tmp_path, size):
-    path = tmp_path / "strip.png"
-    path.write_bytes(encode(photo(*size), "PNG"))
-    assert find_unreadable([path]) == []
-    shape = (480, 1920, 3) if size[1] > size[0] else (1920, 480, 3)
-    assert load_image(path, 480, crop=False).shape == shape
-    (image,) = ImageFiles([path], 480, crop=False).load()
-    assert image.shape == shape
+@on_posix
+def test_a_kill_leaves_the_old_file_and_what_it_left_goes_with_the_next(path):
+    process = start(WRITE, path)
+    with replaced(path.with_name("other.csv")):
+        pass  # not what a living process writes
+    assert len(os.listdir(path.parent)) == 3
+    process.kill()
+    process.wait()
+    assert path.read_text() == "old"
+    with replaced(path) as file:
+        file.write("new")
+    assert path.read_text() == "new"
+    assert sorted(os.listdir(path.parent)) == ["other.csv", path.name]
 
 
-def test_the_middle_of_a_strip_is_kept(tmp_path):
-    path = tmp_path / "strip.png"
-    strip = photo(10, 101)
-    path.write_bytes(encode(strip, "PNG"))
-    middle = strip.crop((30, 0, 70, 10))
-    np.testing.assert_array_equal(load_image(path, 10, crop=False), middle)
+def test_a_full_disk_is_told_with_its_number(path):
+    with (
+        pytest.raises(OSError, match=r"table\.csv'.*No space left.*is kept") as caught,
+        replaced(path),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(path.parent) == [path.name]
 
 
-def test_image_files_behaves_as_a_sequence(paths):
-    files = ImageFiles(paths, 16)
-    assert len(files) == 5
-    assert files.paths == [str(path) for path in paths]
-    np.testing.assert_array_equal(files[np.int64(3)], load_image(paths[3], 16))
-    np.testing.assert_array_equal(files[-1], load_image(paths[4], 16))
-    with pytest.raises(IndexError):
-        files[5]
+def test_an_error_of_another_file_is_left_as_it_is(path):
+    with pytest.raises(FileNotFoundError, match="no_image"), replaced(path):
+        os.stat("no_image.png")
+    told = OSError("Expected to write something. Received: no room.")
+    with pytest.raises(OSError, match="something") as caught, replaced(path):
+        raise told
+    assert caught.value is told
 
 
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [
-        (slice(1, 4), [1, 2, 3]),
-        ([4, 0, 0], [4, 0, 0]),
-        (np.array([2, -1]), [2, 4]),
-        (np.array([True, False, False, True, False]), [0, 3]),
-        ([], []),
-    ],
-)
-def test_image_files_are_selected_lazily(paths, key, expected):
-    chosen = ImageFiles(paths, 16, crop=False)[key]
-    assert isinstance(chosen, ImageFiles)
-    assert chosen.paths == [str(paths[i]) for i in expected]
-    assert (chosen.image_size, chosen.crop) == (16, False)
+def test_a_folder_that_is_not_there_or_not_writable_is_told(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"Expected to write .*a\.csv'"),
+        replaced(tmp_path / "nowhere" / "a.csv"),
+    ):
+        pass
+    for place in (tmp_path, os.devnull):
+        with pytest.raises(OSError, match="a folder or a device"), replaced(place):
+            pass
+    assert os.path.exists(os.devnull)
 
 
-@pytest.mark.parametrize("workers", [1, 4, None])
-def test_loading_at_once_keeps_the_order(paths, workers):
-    files = ImageFiles(paths * 4, 16)
-    images = files.load(workers=workers)
-    assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, np.stack([files[i] for i in range(20)]))
-    assert ImageFiles([], 16).load().shape == (0, 16, 16, 3)
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may all")
+def test_a_folder_without_permission_is_told(tmp_path):
+    tmp_path.chmod(0o500)
+    with (
+        pytest.raises(PermissionError, match="Expected to write"),
+        replaced(tmp_path / "a.csv"),
+    ):
+        pass
 
 
-def test_loading_whole_images_keeps_their_shapes(paths):
-    images = ImageFiles(paths, 20, crop=False).load()
-    assert [image.shape for image in images][:3] == [
-        (20, 30, 3),
-        (20, 25, 3),
-        (20, 21, 3),
-    ]
-    np.testing.assert_array_equal(images[1], load_image(paths[1], 20, crop=False))
+@on_posix
+def test_permissions_of_the_old_file_are_kept(path):
+    path.chmod(0o640)
+    with replaced(path) as file:
+        file.write("new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_loading_at_once_reports_progress_only_when_asked(paths, capsys):
-    ImageFiles(paths, 16).load()
-    assert capsys.readouterr().out == ""
-    ImageFiles(paths, 16).load(verbose=1)
-    assert "5/5" in capsys.readouterr().out
+@on_posix
+def test_a_symbolic_link_stays_one(path):
+    link = path.parent / "deeper" / "link.csv"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with replaced(link) as file:
+        file.write("new")
+    assert link.is_symlink()
+    assert path.read_text() == "new"
+    assert os.listdir(link.parent) == [link.name]
 
 
-def test_loading_at_once_names_a_bad_file(paths):
-    paths[2].write_bytes(b"BM nonsense")
-    with pytest.raises(ValueError, match=r"c\.bmp"):
-        ImageFiles(paths, 16).load()
+def test_of_two_writers_the_last_wins_and_each_file_is_whole(path):
+    with replaced(path) as one, replaced(path) as other:
+        one.write("one" * 1000)
+        other.write("other")
+    assert path.read_text() == "one" * 1000
+    assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: ImageFiles("a.jpg", 16), r"Write \[path\]"),
-        (lambda: ImageFiles(["a.jpg"], 0), "image_size=0"),
-        (lambda: ImageFiles(["a.jpg"], 16.0), r"image_size=16\.0"),
-        (lambda: load_image("a.jpg", -1), "image_size=-1"),
-        (lambda: find_unreadable(["a.jpg"], max_pixels=0), "max_pixels=0"),
-        (lambda: find_unreadable("a.jpg"), r"Write \[path\]"),
-    ],
-)
-def test_arguments_are_checked(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+@pytest.mark.parametrize("name", ["best.keras", "no suffix", "ü" * 125, "a" * 255])
+def test_a_library_writes_to_a_path_of_the_same_suffix(tmp_path, name):
+    with replaced_path(tmp_path / name) as unfinished:
+        assert unfinished.name.endswith(pathlib.Path(name).suffix)
+        unfinished.write_text("new")
+    assert os.listdir(tmp_path) == [name]
+    assert (tmp_path / name).read_text() == "new"
+
+
+@on_posix
+def test_file_and_folder_are_brought_to_the_disk_in_this_order(path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def record(*arguments, name=name, original=original):
+            is_folder = name == "fsync" and stat.S_ISDIR(os.fstat(*arguments).st_mode)
+            done.append("folder" if is_folder else name)
+            return original(*arguments)
+
+        monkeypatch.setattr(files.os, name, record)
+    with replaced(path):
+        pass
+    assert done == ["fsync", "replace", "folder"]
+
+
+@on_posix
+def test_a_second_process_is_told_who_holds_the_lock(tmp_path):
+    lock = tmp_path / "photos.npy.lock"
+    process = start(HOLD, lock)
+    try:
+        with (
+            pytest.raises(BlockingIOError, match=rf"s\.npy'.* {process.pid} on "),
+            locked(lock, tmp_path / "photos.npy"),
+        ):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    with locked(lock):  # the kernel has freed it
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@on_posix
+def test_a_lock_is_free_after_an_error(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyError), locked(tmp_path / "lock"):
+            raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+@on_posix
+def test_a_lock_that_its_holder_has_removed_is_taken_anew(tmp_path, monkeypatch):
+    lock, flock = tmp_path / "lock", files._flock
+    seen = []
+
+    def removed_first(file, what):
+        if not seen:
+            os.remove(lock)  # by the holder, between opening and locking
+        seen.append(what)
+        flock(file, what)
+
+    monkeypatch.setattr(files, "_flock", removed_first)
+    with locked(lock):
+        assert len(seen) == 2
+        with pytest.raises(BlockingIOError), locked(lock):
+            pass

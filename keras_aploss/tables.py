@@ -1,0 +1,129 @@
+"""Tables in CSV files, read with errors that say which line to mend.
+
+What is written is whole or not there; see `files`. Needs nothing but the standard
+library.
+"""
+
+import contextlib
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from keras_aploss.files import replaced
+
+
+def read_table(
+    path: str | os.PathLike,
+    columns: Sequence[str] = (),
+    *,
+    delimiter: str = ",",
+    short_lines: bool = False,
+    exact: bool = False,
+    advice: str | None = None,
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines of a CSV file with a header, as they are read.
+
+    The file is in UTF-8, with or without a byte order mark. Blank lines are passed
+    over, and blanks around cells are cut off.
+
+    Args:
+        path: the file.
+        columns: those that must be there, in any order and among others.
+        delimiter: what separates the cells.
+        short_lines: whether a line may have fewer cells than the header: the others
+            are empty.
+        exact: keep blanks, and bytes that are not UTF-8, as `write_table` wrote them.
+        advice: what to do about a file that is not such a table, in place of what an
+            error says by itself.
+
+    Returns:
+        An iterator of the number of the line, from 1, and its cells by column.
+
+    Raises:
+        ValueError: when it comes to it, if the file is not there, not in UTF-8, lacks
+            a column, or a line has more or fewer cells or an open quotation mark.
+
+    Example:
+    >>> import pathlib, tempfile
+    >>> from keras_aploss.tables import read_table, write_table
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = pathlib.Path(folder.name, "birds.csv")
+    >>> write_table(path, ["path", "label"], [["a.jpg", "crow"]])
+    >>> list(read_table(path, ["path"]))
+    [(2, {'path': 'a.jpg', 'label': 'crow'})]
+    """
+    expected = f"Expected a CSV file in UTF-8{_with(columns)}. Received: "
+    expected += repr(os.fspath(path))
+    if not os.path.isfile(path):
+        raise ValueError(f"{expected}, which is not a file. Check its spelling.")
+    tidy = str if exact else str.strip
+    errors = "surrogateescape" if exact else "strict"
+    try:
+        with open(path, encoding="utf-8-sig", errors=errors, newline="") as file:
+            # Blanks after a delimiter are passed over, so that quotes may follow them.
+            is_loose = not exact and delimiter != " "
+            reader = csv.reader(
+                file, delimiter=delimiter, skipinitialspace=is_loose, strict=True
+            )
+            header = [tidy(name) for name in next(reader, [])]
+            missing = [name for name in columns if name not in header]
+            if missing:
+                raise ValueError(
+                    f"{expected} whose columns are {header}: no "
+                    f"{' and no '.join(missing)}. "
+                    + (advice or "Write them in the first line, separated by commas.")
+                )
+            for row in reader:
+                few = len(row) < len(header) and not short_lines
+                if row and (few or len(row) > len(header)):
+                    raise ValueError(
+                        f"{expected}, which has {len(row)} cells for {len(header)} "
+                        f"columns in line {reader.line_num}. "
+                        + (advice or "Mend that line.")
+                    )
+                if row:
+                    cells = dict.fromkeys(header, "")
+                    cells.update(zip(header, map(tidy, row), strict=False))
+                    yield reader.line_num, cells
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{expected}, in which: {error}. {advice or 'Save it again.'}"
+        ) from error
+
+
+def _with(columns):
+    return f" with the columns {', '.join(columns)}" if columns else ""
+
+
+def write_table(
+    path: str | os.PathLike, header: Sequence[str], rows: Iterable[Sequence]
+) -> None:
+    """Write a CSV file, in UTF-8, that is whole or not there.
+
+    Names of files need not be UTF-8: their bytes are kept, and `read_table` gives them
+    back with `exact=True`.
+    """
+    with replaced(path, errors="surrogateescape", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def write_skipped(
+    path: str | os.PathLike,
+    skipped: Iterable[tuple[str, str]],
+    *,
+    even_if_none: bool = False,
+) -> None:
+    """List the files that were left out, and the reason of each, in a CSV file.
+
+    Args:
+        path: the file.
+        skipped: pairs such as `images.SkippedImage`.
+        even_if_none: write the header alone where nothing was left out; by default
+            there is no file then, and an old one is removed.
+    """
+    skipped = list(skipped)
+    if skipped or even_if_none:
+        write_table(path, ("path", "reason"), skipped)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
