@@ -53,9 +53,7 @@ LONG_ON_TENSORFLOW = ("adamw", "checkpoints_and_validation", "xla")
 STOOD_FOR = (
     "test_quickstart",
     "runs_as_copied[train_run]",
-    "in_pytorch[resnet50_rmac]",
     "of_the_named_backbone[MobileNetV3Small",
-    "frozen_batch_norm[False]",
     "made_again[200-graph]",
     "read_once_per_pass_in_order_and_two_are_alive[1]",
     "read_once_per_pass_in_order_and_two_are_alive[5]",

@@ -1,4 +1,8 @@
-"""Published checkpoints as Keras models, against the network in PyTorch."""
+"""Published checkpoints as Keras models, against the network in PyTorch.
+
+Each case that builds a network takes seconds: a few stay with the fast tests, the
+others are slow and run in `tox -e checkpoints`.
+"""
 
 import builtins
 import importlib.util
@@ -66,6 +70,7 @@ def model(written):
 
 
 @needs_hub
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet18_rmac", "resnet50_rmac"])
 def test_embeddings_are_those_of_the_network_in_pytorch(arch, tmp_path):
     weights = seeded_weights(arch, UNITS)
@@ -98,11 +103,12 @@ np.save(sys.argv[2], model(np.load(sys.argv[3])))
 
 
 @needs_hub
+@pytest.mark.slow
 def test_the_keras_file_needs_neither_the_checkpoint_nor_keras_hub(model, tmp_path):
     model.save(tmp_path / "a.keras")
     np.save(tmp_path / "image.npy", seeded_image(97, 131)[None])
     names = [str(tmp_path / name) for name in ("a.keras", "out.npy", "image.npy")]
-    subprocess.run([sys.executable, "-c", RELOAD, *names], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", RELOAD, *names], check=True, timeout=600)
     expected = GOLDEN["resnet18_rmac_whitened"][:1]
     assert_same(np.load(tmp_path / "out.npy"), expected)
 
@@ -118,6 +124,7 @@ def test_it_is_exported(model, tmp_path):
 
 
 @needs_hub
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [True, False])
 def test_it_is_trained_further_with_frozen_batch_norm(written, freeze):
     model = load_ap_gem(written, whitening=False, freeze_batch_norm=freeze)
@@ -134,6 +141,7 @@ def test_it_is_trained_further_with_frozen_batch_norm(written, freeze):
 
 
 @needs_hub
+@pytest.mark.slow
 def test_power_and_number_of_components(written, weights):
     pca = seeded_pca(UNITS).attributes
     plain = GOLDEN["resnet18_rmac"] - pca["mean_"]
@@ -146,6 +154,7 @@ def test_power_and_number_of_components(written, weights):
 
 
 @needs_hub
+@pytest.mark.slow
 @pytest.mark.parametrize("attributes", [{"whiten": False}, {"mean_": None}])
 def test_a_pca_is_used_as_the_authors_use_it(weights, tmp_path, attributes):
     pca = seeded_pca(UNITS, **attributes)
@@ -161,6 +170,7 @@ def test_a_pca_is_used_as_the_authors_use_it(weights, tmp_path, attributes):
 
 
 @needs_hub
+@pytest.mark.slow
 def test_options_that_are_honoured(weights, tmp_path):
     options = {
         "pooling": "avg",
@@ -263,26 +273,25 @@ def test_what_cannot_be_built_is_named_before_it_is(
     assert str(path) in str(caught.value)
 
 
+UNFIT = [
+    (
+        with_state(**{f"layer1__0__bn{k}__bias": None for k in (1, 2)}),
+        "lacks layer1.0.bn1.bias, layer1.0.bn2.bias",
+    ),
+    (with_state(adpool__p=None), "lacks adpool.p"),
+    (with_state(fc2__bias=ones(3)), "has left over fc2.bias"),
+    (with_state(**{f"x{k}": ones(1) for k in range(9)}), "x0, .*x4, 9 in all"),
+    (with_state(conv1__weight=ones(64, 3, 3, 3)), r"'conv1.weight'.*\(64, 3, 3, 3\)"),
+    (with_state(adpool__p=ones(512)), r"adpool.p.*\(512,\), not \(1,\)"),
+    (with_state(adpool__p=Tensor(np.array([0.5], "f4"))), "adpool.p is 0.5"),
+    (with_state(adpool__p=Tensor(np.float32(3))), r"\(\), not \(1,\)"),
+]
+
+
 @needs_hub
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        (with_state(layer4__1__bn2__bias=None), "lacks layer4.1.bn2.bias"),
-        (with_state(adpool__p=None), "lacks adpool.p"),
-        (with_state(fc2__bias=ones(3)), "has left over fc2.bias"),
-        (
-            with_state(**{f"layer1__0__bn{k}__bias": None for k in (1, 2)}),
-            "lacks layer1.0.bn1.bias, layer1.0.bn2.bias",
-        ),
-        (with_state(**{f"x{k}": ones(1) for k in range(9)}), "x0, .*x4, 9 in all"),
-        (
-            with_state(conv1__weight=ones(64, 3, 3, 3)),
-            r"'conv1.weight'.*\(64, 3, 3, 3\)",
-        ),
-        (with_state(adpool__p=ones(512)), r"adpool.p.*\(512,\), not \(1,\)"),
-        (with_state(adpool__p=Tensor(np.array([0.5], "f4"))), "adpool.p is 0.5"),
-        (with_state(adpool__p=Tensor(np.float32(3))), r"\(\), not \(1,\)"),
-    ],
+    [UNFIT[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in UNFIT[1:])],
 )
 def test_weights_that_do_not_fit_are_named(weights, change, message, tmp_path):
     checkpoint = change(checkpoint_of(weights, "resnet18_rmac"))
@@ -322,6 +331,7 @@ def test_keras_hub_is_asked_for_by_the_name_of_its_extra(tmp_path, monkeypatch):
 
 
 @needs_hub
+@pytest.mark.slow
 def test_pytorch_is_not_needed(written, monkeypatch):
     def import_without_torch(name, *arguments, **options):
         if name.partition(".")[0] in ("torch", "sklearn"):
@@ -335,6 +345,7 @@ def test_pytorch_is_not_needed(written, monkeypatch):
 
 
 @needs_hub
+@pytest.mark.slow
 def test_the_command_line_takes_a_checkpoint(written, tmp_path):
     for index in range(4):
         folder = tmp_path / "photos" / f"class{index // 2}"
@@ -357,15 +368,16 @@ def test_the_command_line_takes_a_checkpoint(written, tmp_path):
 
 
 @needs_hub
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "units", "legacy", "with_fc"),
     [
         ("resnet18_rmac", 64, False, True),
-        pytest.param("resnet18_rmac", 64, True, False, marks=pytest.mark.slow),
-        pytest.param("resnet50_rmac", 2048, True, True, marks=pytest.mark.slow),
-        pytest.param("resnet50_rmac", 2048, False, False, marks=pytest.mark.slow),
-        pytest.param("resnet101_rmac", 2048, True, True, marks=pytest.mark.slow),
-        pytest.param("resnet152_rmac", 2048, False, True, marks=pytest.mark.slow),
+        ("resnet18_rmac", 64, True, False),
+        ("resnet50_rmac", 2048, True, True),
+        ("resnet50_rmac", 2048, False, False),
+        ("resnet101_rmac", 2048, True, True),
+        ("resnet152_rmac", 2048, False, True),
     ],
 )
 def test_files_of_pytorch_give_the_embeddings_of_pytorch(

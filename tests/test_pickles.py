@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from torch_format import INT, Raw, name_of, write_torch_file
 
-from keras_aploss.benchmarks.files import read_pickle
+from keras_aploss.benchmarks.ground_truth import read_ground_truth
 from keras_aploss.checkpoints.torch_files import read_torch_file
 
 GROUND_TRUTH = {
@@ -60,7 +60,7 @@ def test_reads_what_the_pickles_hold(tmp_path, protocol, core):
         contents = unframed(contents)
     path = tmp_path / "gnd.pkl"
     path.write_bytes(contents)
-    assert_equal(read_pickle(path), GROUND_TRUTH)
+    assert_equal(read_ground_truth(path), GROUND_TRUTH)
 
 
 def unframed(contents):
@@ -72,7 +72,9 @@ def unframed(contents):
 def test_reads_what_python_2_has_written(protocol):
     path = pathlib.Path(__file__).parent / "golden" / f"python2_protocol{protocol}.pkl"
     raw, unicode = "\xff\0\n'\"\\", "\u2020\n"
-    assert_equal(read_pickle(path), {**GROUND_TRUTH, "raw": raw, "unicode": unicode})
+    assert_equal(
+        read_ground_truth(path), {**GROUND_TRUTH, "raw": raw, "unicode": unicode}
+    )
 
 
 def test_reads_a_pickle_of_python_2(tmp_path):
@@ -87,7 +89,7 @@ def test_reads_a_pickle_of_python_2(tmp_path):
     contents = b"\x80\x02}(U\x04easy" + array
     contents += b"T" + struct.pack("<i", 4) + b"name" + b"U" + bytes([len(name)]) + name
     (tmp_path / "gnd.pkl").write_bytes(contents + b"u.")
-    actual = read_pickle(tmp_path / "gnd.pkl")
+    actual = read_ground_truth(tmp_path / "gnd.pkl")
     assert_equal(actual, {"easy": easy, "name": "cathédrale"})
 
 
@@ -107,11 +109,11 @@ class Hostile:
         (Hostile(eval, "open('run', 'w')"), "it names (builtins|__builtin__).eval"),
         (Hostile(open, "run", "w"), "it names (io|_io).open"),
         (sys.exit, "it names sys.exit"),
-        (np.array([{}, None], object), "an array of Python objects"),
-        (np.zeros(2, [("a", "i4")]), "an array of fields"),
+        (np.array([{}, None], object), "an array of dtype 'O"),
+        (np.zeros(2, [("a", "i4")]), "an array of dtype 'V4'"),
         (np.dtype("i4"), "a type or a function"),
         ([np.ndarray], "a type or a function"),
-        (np.datetime64("2020-01-01"), "an array of dates"),
+        (np.datetime64("2020-01-01"), "an array of dtype 'M8'"),
     ],
 )
 def test_refuses_and_names_what_it_would_run(
@@ -120,7 +122,7 @@ def test_refuses_and_names_what_it_would_run(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gnd.pkl").write_bytes(pickle.dumps({"gnd": value}, protocol))
     with pytest.raises(ValueError, match=message):
-        read_pickle("gnd.pkl")
+        read_ground_truth("gnd.pkl")
     assert not (tmp_path / "run").exists()
 
 
@@ -141,11 +143,11 @@ def test_refuses_and_names_what_it_would_run(
 def test_damaged_files_are_errors(tmp_path, contents):
     (tmp_path / "gnd.pkl").write_bytes(contents)
     with pytest.raises(ValueError, match=r"gnd.pkl'.*Download the file again"):
-        read_pickle(tmp_path / "gnd.pkl")
+        read_ground_truth(tmp_path / "gnd.pkl")
 
 
 @hypothesis.given(st.data())
-@hypothesis.settings(deadline=None, max_examples=300)
+@hypothesis.settings(deadline=None, max_examples=100)
 def test_flipped_bytes_are_read_or_refused(tmp_path_factory, data):
     contents = bytearray(pickle.dumps(GROUND_TRUTH, data.draw(st.integers(0, 5))))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -155,7 +157,7 @@ def test_flipped_bytes_are_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "flipped.pkl"
     path.write_bytes(contents)
     try:
-        read_pickle(path)
+        read_ground_truth(path)
     except ValueError as error:
         assert "Expected a pickle" in str(error)  # noqa: PT017
 
@@ -166,7 +168,7 @@ def refused(tmp_path, program, reader):
         path = tmp_path / "gnd.pkl"
         path.write_bytes(program)
         with pytest.raises(ValueError, match="Expected a pickle") as caught:
-            read_pickle(path)
+            read_ground_truth(path)
     else:
         value = Raw(program.removesuffix(b"."))
         path = tmp_path / "model.pt"
@@ -177,9 +179,7 @@ def refused(tmp_path, program, reader):
     return str(caught.value)
 
 
-READERS = pytest.mark.parametrize(
-    "reader", ["ground truth", "checkpoint", "legacy checkpoint"]
-)
+READERS = "ground truth", "checkpoint", "legacy checkpoint"
 PROGRAMS = {
     "GLOBAL": b"cos\nsystem\n(S'touch run'\ntR.",
     "STACK_GLOBAL": b"\x8c\x02os\x8c\x06system\x93\x8c\ttouch run\x85R.",
@@ -192,18 +192,18 @@ PROGRAMS = {
 }
 
 
-@READERS
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_no_instruction_calls_a_function(tmp_path, monkeypatch, name, reader):
+def test_no_instruction_calls_a_function(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     if name not in ("two names", "NEWOBJ", "NEWOBJ_EX", "BUILD"):
         pickle.loads(PROGRAMS[name])
         pathlib.Path("run").unlink()  # the program works
-    message = refused(tmp_path, PROGRAMS[name], reader)
-    named = "getattr" if name == "two names" else "names os.system"
-    assert (f"instruction {name}" if name == "INST" else named) in message
-    assert "was run" in message
-    assert not pathlib.Path("run").exists()
+    named = {"two names": "getattr", "INST": "instruction INST"}
+    for reader in READERS:
+        message = refused(tmp_path, PROGRAMS[name], reader)
+        assert named.get(name, "names os.system") in message
+        assert re.search("was (imported or )?run", message)
+        assert not pathlib.Path("run").exists()
 
 
 def text_of(length):
@@ -253,7 +253,7 @@ ATTACKS = [
     (b"I" + b"9" * 10**6 + b"\n.", "4300"),
     (b"I" + b"9" * 4000 + b"\n.", "an integer of 13,288 bits"),
     (LARGE + b".", "an integer of 7,999,993 bits"),
-    (b"(" * 10**6 + b".", "that nothing takes up"),
+    (b"(" * 10**5 + b".", "that nothing takes up"),
     (b"NN.", "that nothing takes up"),
     (b"g1000000\n.", "1000000"),
     (b"\xfe.", "no instruction"),
@@ -278,12 +278,12 @@ ATTACKS = [
 ]  # fmt: skip
 
 
-@READERS
 @pytest.mark.parametrize(("program", "message"), ATTACKS, ids=range(len(ATTACKS)))
-def test_attacks_on_memory_and_time_are_refused(tmp_path, program, message, reader):
-    told = refused(tmp_path, program, reader)
-    assert re.search(message, told)
-    assert len(told) < 1000
+def test_attacks_on_memory_and_time_are_refused(tmp_path, program, message):
+    for reader in READERS:
+        told = refused(tmp_path, program, reader)
+        assert re.search(message, told)
+        assert len(told) < 1000
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_attacks_on_memory_and_time_are_refused(tmp_path, program, message, read
 def test_ground_truths_are_what_their_files_have_room_for(tmp_path, contents, message):
     (tmp_path / "gnd.pkl").write_bytes(contents + b".")
     with pytest.raises(ValueError, match=message):
-        read_pickle(tmp_path / "gnd.pkl")
+        read_ground_truth(tmp_path / "gnd.pkl")
 
 
 @pytest.mark.parametrize("key", [BOMB, DEEP, b"N"])
@@ -324,13 +324,13 @@ def test_a_truncated_pickle_is_refused(tmp_path, protocol):
     for end in {*range(0, len(contents), 17), len(contents) - 1}:
         (tmp_path / "gnd.pkl").write_bytes(contents[:end])
         with pytest.raises(ValueError, match="Expected a pickle"):
-            read_pickle(tmp_path / "gnd.pkl")
+            read_ground_truth(tmp_path / "gnd.pkl")
 
 
 def test_an_array_is_remembered_where_it_was_begun(tmp_path):
     """A memo key of an empty array gives the array that it became."""
     begun = array(b"(K\x02t", put=b"q\x05")
     (tmp_path / "gnd.pkl").write_bytes(b"(" + begun + b"h\x05l.")
-    one, other = read_pickle(tmp_path / "gnd.pkl")
+    one, other = read_ground_truth(tmp_path / "gnd.pkl")
     assert one is other
     np.testing.assert_array_equal(one, np.frombuffer(b"aaaaaaaa", "f4"))

@@ -1,12 +1,10 @@
 """Files of `torch.save` read without PyTorch; what they name is never run."""
 
 import contextlib
-import io
 import os
 import pathlib
 import pickle
 import struct
-import tarfile
 import zipfile
 
 import numpy as np
@@ -24,7 +22,7 @@ from torch_format import (
 )
 
 from keras_aploss.checkpoints.torch_files import read_torch_file
-from keras_aploss.pickles.stand_ins import PickledObject
+from keras_aploss.pickles import PickledObject
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FILES = [GOLDEN / "torch_zip.pt", GOLDEN / "torch_legacy.pt"]
@@ -127,7 +125,7 @@ def test_a_pickle_that_runs_a_command_is_named_and_not_run(tmp_path, legacy):
     value = Raw(program[2:-1])
     path = write_torch_file(tmp_path / "a.pt", value, legacy=legacy)
     message = refused(path, rf"{os.system.__module__}\.system")
-    assert "nothing was run" in message
+    assert "nothing was imported or run" in message
     assert not sprung.exists()
 
 
@@ -136,15 +134,10 @@ def test_a_pickle_that_runs_a_command_is_named_and_not_run(tmp_path, legacy):
     ["builtins.eval", "__builtin__.getattr", "os.system", "torch.load", "builtins.exec",
      "sklearn.decomposition.pca.os", "numpy.core.multiarray.os", "operator.call"],
 )  # fmt: skip
-@pytest.mark.parametrize("use", ["call", "instance", "mention"])
-def test_names_that_are_not_listed_are_refused(tmp_path, name, use):
-    value = {
-        "call": Call(name, "1"),
-        "instance": Instance(name, a=1),
-        "mention": [Raw(name_of(name))],
-    }[use]
-    path = write_torch_file(tmp_path / "a.pt", {"x": value})
-    refused(path, name.replace("__builtin__", "builtins").replace(".", r"\."))
+def test_names_that_are_not_listed_are_refused(tmp_path, name):
+    for value in Call(name, "1"), Instance(name, a=1), [Raw(name_of(name))]:
+        path = write_torch_file(tmp_path / "a.pt", {"x": value})
+        refused(path, name.replace("__builtin__", "builtins").replace(".", r"\."))
 
 
 DTYPE = Call("numpy.dtype", "f4", False, True)
@@ -222,11 +215,6 @@ def test_tensors_stay_in_their_storage(tmp_path, offset, shape, strides):
     refused(path, "damaged")
 
 
-def as_tar(path):
-    with tarfile.open(path, "w") as archive:
-        archive.addfile(tarfile.TarInfo("storages"), io.BytesIO())
-
-
 def as_zip(*names, compression=zipfile.ZIP_STORED):
     def write(path):
         with zipfile.ZipFile(path, "w", compression) as archive:
@@ -239,20 +227,12 @@ def as_zip(*names, compression=zipfile.ZIP_STORED):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: None, "not a file"),
-        (pathlib.Path.mkdir, "not a file"),
-        (lambda path: path.write_bytes(b""), "empty"),
-        (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0 JFIF"), "JPEG"),
-        (lambda path: path.write_bytes(b"<!DOCTYPE html>"), "web page"),
-        (lambda path: path.write_bytes(b"\x10" + b"\0" * 7 + b'{"a":{}}'), "safetens"),
+        (lambda path: path.write_bytes(b""), "first bytes, b'', are not"),
+        (lambda path: path.write_bytes(b"<!DOCTYPE html>"), "first bytes, b'<!DOCTYP'"),
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "a pickle"),
-        (lambda path: path.write_bytes(b"hello there"), "begins with b'hello"),
         (lambda path: path.write_bytes(b"PK\x03\x04"), "damaged"),
         (lambda path: path.write_bytes(MAGIC), "damaged"),
-        (as_tar, "tar archive"),
-        (as_zip("Resnet-101-AP-GeM.pt"), "'Resnet-101-AP-GeM.pt' in it. Unpack"),
-        (as_zip("config.json", "model.weights.h5"), "without `data.pkl`"),
-        (as_zip("m/data.pkl", "m/code/a.py", "m/constants.pkl"), "TorchScript"),
+        (as_zip("Resnet-101-AP-GeM.pt"), "`data.pkl`, of Resnet-101-AP-GeM.pt.*unpack"),
         (as_zip("m/data.pkl", compression=zipfile.ZIP_DEFLATED), "compressed"),
     ],
 )
@@ -261,13 +241,18 @@ def test_other_files_are_named(tmp_path, write, message):
     refused(tmp_path / "model.pt", message)
 
 
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="model"):
+        read_torch_file(tmp_path / "model.pt")
+
+
 def test_wrong_numbers_are_noticed(tmp_path):
     path = write_torch_file(tmp_path / "a.pt", {"a": Tensor(NUMBERS)})
     data = path.read_bytes()
     place = data.index(NUMBERS.tobytes())
     path.write_bytes(data[:place] + b"\x01" + data[place + 1 :])
     read = read_torch_file(path)
-    with pytest.raises(ValueError, match="checksum of '0'"):
+    with pytest.raises(ValueError, match="storage '0' is damaged: Bad CRC-32"):
         np.asarray(read["a"])
 
 

@@ -6,21 +6,13 @@ where it comes and where to put it, before hours of work and not after them.
 """
 
 import csv
-import mmap
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
-import numpy as np
 
-from keras_aploss.pickles import PickledObject, interpret
-
-_DEEPEST = 20  # lists in lists in a pickle
-# One list may stand in a thousand places, without the file being longer for it. Names
-# do in all files, but they are short. A value or letter for each byte is much already.
-_MOST_EXPANDED = 16
 _SHOWN = 3  # of many missing or repeated names, in an error
 
 
@@ -115,71 +107,6 @@ def _bad_file(path, expected, received) -> ValueError:
         f"Expected {expected} in {str(path)!r}. Received: {received}. Download the "
         "file again, and leave it as it is published."
     )
-
-
-def read_pickle(path: str | os.PathLike) -> Any:
-    """Read a pickle of dictionaries, lists, text, numbers and arrays of these.
-
-    Files written by Python 2 are read with their text as Latin-1.
-
-    Raises:
-        ValueError: if the file names or holds anything else, lists in lists without
-            end, or is damaged. Nothing that it names is run.
-        OSError: if it can not be opened.
-
-    Example:
-    >>> import pathlib, pickle, tempfile, numpy as np
-    >>> from keras_aploss.benchmarks.files import read_pickle
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "gnd.pkl")
-    ...     _ = path.write_bytes(pickle.dumps({"easy": np.array([3, 1])}))
-    ...     read_pickle(path)
-    {'easy': array([3, 1])}
-    """
-    with open(path, "rb") as file:
-        try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                contents = interpret(data)
-                size, _ = _expanded(contents, {})
-                if size > _MOST_EXPANDED * len(data):
-                    raise ValueError(f"lists that stand for {size:.1e} values")
-                return contents
-        except ValueError as error:
-            raise ValueError(
-                "Expected a pickle of dictionaries, lists, text, numbers and NumPy "
-                f"arrays. Received: path={os.fspath(path)!r}: {error}. Nothing of it "
-                "was run. Download the file again from where it is published."
-            ) from error
-
-
-def _expanded(value, known, depth=0) -> tuple[int, int]:
-    """How many values a value stands for, each as often as it is held, and its height.
-
-    Raises:
-        ValueError: for what is no data, and lists that hold themselves.
-    """
-    match value:
-        case dict():
-            parts = [*value, *value.values()]
-        case list() | tuple():
-            parts = value
-        case str() | bytes() | bytearray():
-            return 1 + len(value), 0
-        case np.ndarray():
-            return 1 + value.size, 0
-        case None | int() | float() | np.generic():
-            return 1, 0
-        case PickledObject():
-            raise ValueError(f"it holds a {value.class_name}")
-        case _:
-            raise ValueError("it holds a type or a function")
-    if depth < _DEEPEST and id(value) not in known:
-        inside = [_expanded(part, known, depth + 1) for part in parts]
-        size = 1 + sum(size for size, _ in inside)
-        known[id(value)] = size, 1 + max((height for _, height in inside), default=0)
-    if depth >= _DEEPEST or known[id(value)][1] + depth > _DEEPEST:
-        raise ValueError(f"it has lists in lists, more than {_DEEPEST} deep")
-    return known[id(value)]
 
 
 def as_integer(text: str, path: pathlib.Path, what: str) -> int:

@@ -42,9 +42,9 @@ from keras_aploss.benchmarks.files import (
     check_present,
     find_file,
     read_lines,
-    read_pickle,
     read_words,
 )
+from keras_aploss.benchmarks.ground_truth import read_ground_truth
 
 _REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/"
@@ -90,7 +90,7 @@ def read_buildings(name: str, root: pathlib.Path) -> QueryBenchmark:
 
 
 def _read_pickle(name, path, root) -> QueryBenchmark:
-    contents = read_pickle(path)
+    contents = read_ground_truth(path)
     keys = ("easy", "hard", "junk") if name in _CLASSIC else ("ok", "junk")
     try:
         names, queries = (list(map(str, contents[k])) for k in ("imlist", "qimlist"))

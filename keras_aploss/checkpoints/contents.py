@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_aploss.checkpoints.torch_files import DAMAGED, RefusedError, StoredTensor
+from keras_aploss.checkpoints.torch_files import RefusedError, StoredTensor
 from keras_aploss.pickles import PickledObject
 
 # The authors' networks that can be built, and the channels of their feature maps.
@@ -48,7 +48,7 @@ def read_weights(checkpoint: Any) -> dict[str, np.ndarray]:
             continue
         try:
             array = np.asarray(tensor, "float32")
-        except DAMAGED as error:
+        except ValueError as error:
             raise RefusedError(f"whose {key!r} is damaged: {error}", AGAIN) from error
         least = 0 if key.endswith("running_var") else -np.inf
         if not np.isfinite(array).all() or np.min(array, initial=0) < least:

@@ -7,24 +7,29 @@ the keys of the storages), then each storage: its length in eight bytes and its 
 In both the pickle holds in place of a tensor a call: the key of its storage, an offset,
 a shape and strides.
 
-The file is mapped into memory and a tensor is read when it is asked for: the state of
-an optimizer, twice as large as the weights, costs nothing if nobody wants it.
+A tensor is read when it is asked for: the state of an optimizer, twice as large as the
+weights, costs nothing if nobody wants it.
 """
 
+import functools
 import io
 import math
 import mmap
 import os
-import pathlib
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_aploss.pickles import Global, NotDataError, check_sizes, interpret
+from keras_aploss.pickles import (
+    Global,
+    NotDataError,
+    PickledObject,
+    check_sizes,
+    read_pickle,
+)
 
 MAGIC = 0x1950A86A20F9469CFC6C
 DTYPES = {
@@ -32,7 +37,7 @@ DTYPES = {
     "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "b1",
 }  # fmt: skip
 # Classes whose objects are data: PCA, which is read; the arguments of a training, its
-# meters and Python's own types, which are not. They become a `PickledObject`.
+# meters and Python's own types, which are not.
 CLASSES = {
     "sklearn.decomposition.pca": ("PCA",),  # scikit-learn up to 0.21
     "sklearn.decomposition._pca": ("PCA",),
@@ -49,17 +54,10 @@ CLASSES = {
     "utils.watcher": ("AverageMeter", "Watch"),
     "dirtorch.utils.watcher": ("AverageMeter", "Watch"),
 }
-OTHER_FILES = {
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x89PNG": "a PNG image",
-    b"\x89HDF": "an HDF5 file",
-    b"\x1f\x8b": "a file compressed by gzip",
-    b"<": "a web page",
-    b"version https://git-lfs": "a pointer of Git LFS",
-}
-DAMAGED = (
-    *(ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError),
-    *(struct.error, zipfile.BadZipFile, NotImplementedError),
+# What is raised where a file is read whose bytes are not those that were written.
+_DAMAGE = (
+    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError),
+    *(OSError, RuntimeError, struct.error, zipfile.BadZipFile),
 )
 
 
@@ -73,7 +71,10 @@ class RefusedError(ValueError):
 
 
 class StoredTensor:
-    """A tensor in a file; `numpy.asarray` reads it. bfloat16 becomes float32."""
+    """A tensor in a file; `numpy.asarray` reads it. bfloat16 becomes float32.
+
+    Reading raises a ValueError if the numbers are missing or damaged.
+    """
 
     def __init__(self, read: Callable, shape: tuple[int, ...], dtype: str):
         self._read = read
@@ -94,120 +95,79 @@ def read_torch_file(path: str | os.PathLike) -> Any:
         `PickledObject` for each object of a class that is known to hold data.
 
     Raises:
-        ValueError: it is no such file, is damaged, or names a function or class that is
-            no part of a checkpoint. Nothing of what it names is imported or run.
+        OSError: there is no such file.
+        ValueError: it is no file of `torch.save`, is damaged, or names a function or
+            class that is no part of a checkpoint. Nothing of what it names is imported
+            or run.
     """
-    path = pathlib.Path(path)
-    try:
-        if not path.is_file():
-            raise RefusedError("which is not a file", "Check its spelling.")
-        return _read(path)
-    except RefusedError as error:
-        what, mend = error.what, error.mend
-    except NotDataError as error:
-        what = (
-            f"which is more than data: {error}; nothing was imported, nothing was run"
-        )
-        mend = (
-            "Do not open such a file with `torch.load`. If you trust it, save its "
-            "entries state_dict, model_options, preprocess and pca alone, where it was "
-            "made."
-        )
-    except DAMAGED as error:
-        what = f"which is damaged: {error or type(error).__name__}"
-        mend = "Download it again."
+    with open(path, "rb") as file:
+        try:
+            return _read(file)
+        except RefusedError as error:
+            what, mend = error.what, error.mend
+        except NotDataError as error:
+            what = f"which is more than data: {error}; nothing was imported or run"
+            mend = (
+                "Do not open such a file with `torch.load`. If you trust it, save its "
+                "entries state_dict, model_options, preprocess and pca alone, where it "
+                "was made."
+            )
+        except _DAMAGE as error:
+            what = f"which is damaged: {error or type(error).__name__}"
+            mend = "Download it again."
     raise ValueError(
-        f"Expected a checkpoint of `torch.save`. Received: path={str(path)!r}, {what}. "
-        f"{mend}"
+        "Expected a checkpoint of `torch.save`. Received: path="
+        f"{os.fspath(path)!r}, {what}. {mend}"
     )
 
 
-def _read(path):
-    with open(path, "rb") as file:
-        start = file.read(512)
-        if not start:
-            raise RefusedError("which is empty", "Download it again.")
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if start.startswith(b"PK\x03\x04"):
-            with zipfile.ZipFile(file) as archive:
-                return _read_archive(archive, data)
+def _read(file):
+    start = file.read(8)
+    if start.startswith(b"PK"):
+        return _read_archive(file.name)
     if start.startswith(b"\x80"):
-        return _read_pickles(data)
-    kinds = [kind for first, kind in OTHER_FILES.items() if start.startswith(first)]
-    kinds += ["a tar archive"] if start[257:262] == b"ustar" else []
-    kinds += ["a file of safetensors"] if start[8:10] == b'{"' else []
-    kind = kinds[0] if kinds else f"a file that begins with {start[:8]!r}"
-    raise RefusedError(f"which is {kind}", "Give the `.pt` file of the authors.")
+        return _read_pickles(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    raise RefusedError(
+        f"whose first bytes, {start!r}, are not of such a file",
+        "Give the `.pt` file of the authors.",
+    )
 
 
-def _read_archive(archive, data):
-    entries = {entry.filename: entry for entry in archive.infolist()}
-    pickles = [name for name in entries if name.endswith("/data.pkl")]
-    if len(pickles) != 1 or pickles[0].count("/") != 1:
-        inside = [name for name in entries if name.endswith((".pt", ".pth"))]
-        if inside:
-            what = f"a zip archive with {inside[0]!r} in it"
-            raise RefusedError(what, "Unpack it and give that file.")
+def _read_archive(path):
+    archive = zipfile.ZipFile(path)  # open as long as there are tensors
+    names = archive.namelist()
+    pickles = [name for name in names if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
         raise RefusedError(
-            "a zip archive without `data.pkl`", "Give the `.pt` file of the authors."
+            f"a zip archive without `data.pkl`, of {', '.join(names[:3]) or 'nothing'}",
+            "Give the `.pt` file of the authors, unpacked if it is in there.",
         )
-    root = pickles[0].removesuffix("data.pkl")
-    if f"{root}constants.pkl" in entries or any("/code/" in name for name in entries):
-        raise RefusedError(
-            "a TorchScript archive, which holds a program",
-            "Give a checkpoint made by `torch.save` of a dictionary.",
-        )
-    storages = _Storages(data)
-    if f"{root}byteorder" in entries:
-        start, size, _ = _place(entries[f"{root}byteorder"], data)
-        storages.byteorder = ">" if data[start : start + size] == b"big" else "<"
-    storages.places = {
-        name.removeprefix(f"{root}data/"): _place(entry, data)
-        for name, entry in entries.items()
-        if name.startswith(f"{root}data/")
-    }
-    start, size, checksum = _place(entries[pickles[0]], data)
-    _check(data, start, size, checksum, "data.pkl")
-    stream = io.BytesIO(data[start : start + size])
-    return interpret(stream, storages.known, classes=CLASSES, load=storages.load)
+    root, size = pickles[0].removesuffix("data.pkl"), os.path.getsize(path)
 
+    @functools.cache  # tensors may share a storage
+    def read(name):
+        entry = archive.getinfo(root + name)
+        if not entry.compress_size == entry.file_size <= size:
+            raise ValueError(f"its entry {name!r} is compressed, or cut short")
+        return archive.read(entry)
 
-def _place(entry, data):
-    """Offset, length and checksum of what an entry of an archive holds."""
-    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-        raise RefusedError(
-            f"an archive whose entry {entry.filename!r} is compressed or encrypted",
-            "`torch.save` does neither: take the file from its authors again.",
-        )
-    # The entry is preceded by a header of 30 bytes, its name and padding.
-    header = entry.header_offset
-    if header < 0 or data[header : header + 4] != b"PK\x03\x04":
-        raise ValueError(f"the entry {entry.filename!r} is not where it should be")
-    start = header + 30 + sum(struct.unpack_from("<2H", data, header + 26))
-    if entry.file_size != entry.compress_size or start + entry.file_size > len(data):
-        raise ValueError(f"the entry {entry.filename!r} reaches beyond the file")
-    return start, entry.file_size, entry.CRC
-
-
-def _check(data, start, size, checksum, name):
-    if checksum is not None:
-        with memoryview(data) as view, view[start : start + size] as numbers:
-            if zlib.crc32(numbers) != checksum:
-                raise ValueError(f"the checksum of {name!r} is wrong")
+    is_big = f"{root}byteorder" in names and read("byteorder") == b"big"
+    storages = _Storages(lambda key: read(f"data/{key}"), ">" if is_big else "<")
+    return read_pickle(io.BytesIO(read("data.pkl")), storages.known, load=storages.load)
 
 
 def _read_pickles(data):
-    if interpret(data) != MAGIC:
+    if read_pickle(data) != MAGIC:
         raise RefusedError(
             "a pickle that `torch.save` has not made",
             "Give the `.pt` file of the authors.",
         )
-    interpret(data)  # the version of the format, which never changed
-    machine = interpret(data)
-    storages = _Storages(data)
-    storages.byteorder = "<" if machine.get("little_endian", True) else ">"
-    checkpoint = interpret(data, storages.known, classes=CLASSES, load=storages.load)
-    keys = interpret(data)
+    read_pickle(data)  # the version of the format, which never changed
+    is_little = read_pickle(data).get("little_endian", True)
+    places = {}
+    storages = _Storages(places.__getitem__, "<" if is_little else ">")
+    checkpoint = read_pickle(data, storages.known, load=storages.load)
+    keys = read_pickle(data)
     start = data.tell()
     for key in keys:
         if not isinstance(key, str):
@@ -217,7 +177,7 @@ def _read_pickles(data):
         start += 8
         if count < 0 or start + size > len(data):
             raise ValueError(f"it ends within the storage {key!r}")
-        storages.places[key] = start, size, None
+        places[key] = memoryview(data)[start : start + size]
         start += size
     return checkpoint
 
@@ -231,14 +191,15 @@ class _Reference(NamedTuple):
 
 
 class _Storages:
-    """The storages of a file: where their numbers lie, and the tensors made of them."""
+    """Makes the tensors of a file, whose numbers `read` returns by their storage."""
 
-    def __init__(self, data):
-        self.data = data
-        self.byteorder = "<"
-        self.places = {}
+    def __init__(self, read: Callable[[str], Any], byteorder: str):
+        self.read = read
+        self.byteorder = byteorder
         self.itemsizes = {}
+        names = [f"{module}.{name}" for module in CLASSES for name in CLASSES[module]]
         self.known = {
+            **{name: functools.partial(PickledObject, name) for name in names},
             "torch._utils._rebuild_tensor": self.tensor,
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_parameter": lambda tensor, *unused: tensor,
@@ -279,15 +240,15 @@ class _Storages:
     def _numbers(self, key, dtype, count, offset, shape, strides):
         if math.prod(shape) == 0:
             return np.zeros(shape, "f4" if dtype == "bfloat16" else dtype)
-        if key not in self.places:
-            raise ValueError(f"the storage {key!r} is missing")
-        start, size, checksum = self.places[key]
+        try:
+            data = self.read(key)
+        except _DAMAGE as error:
+            raise ValueError(f"the storage {key!r} is damaged: {error}") from error
         plain = np.dtype("u2" if dtype == "bfloat16" else dtype)
         plain = plain.newbyteorder(self.byteorder)
-        if count * plain.itemsize > size:
+        if count * plain.itemsize > len(data):
             raise ValueError(f"the storage {key!r} is too short")
-        _check(self.data, start, size, checksum, key)
-        numbers = np.frombuffer(self.data, plain, count, start)
+        numbers = np.frombuffer(data, plain, count)
         steps = [step * plain.itemsize for step in strides]
         array = np.lib.stride_tricks.as_strided(
             numbers[offset:], shape, steps, writeable=False
