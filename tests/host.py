@@ -81,7 +81,7 @@ def train(folder, settings, *, freeze=False, **options):
     """Train, and write beside the folder what the tests look at."""
     from keras_aploss import RunSettings, train_run
     from keras_aploss.models import retrieval_model, small_resnet
-    from keras_aploss.runs import network, training
+    from keras_aploss.runs import network, run
     from keras_aploss.runs.checkpoint import load_model
 
     recorded, make_sampler = [], network.make_sampler
@@ -97,12 +97,12 @@ def train(folder, settings, *, freeze=False, **options):
 
     if settings.get("strategy") != "data_parallel":  # what hosts did before is over
         os.environ.pop("KERAS_DISTRIBUTION_NUM_PROCESSES", None)
-    training.make_sampler = make_recorded
+    run.make_sampler = make_recorded
     network.retrieval_model = make_model
     try:
         train_run(RunSettings(**settings), folder, verbose=2, **options)
     finally:
-        training.make_sampler = make_sampler
+        run.make_sampler = make_sampler
         network.retrieval_model = retrieval_model
     number = os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0")
     found = {"read": np.unique(recorded[0].read)}

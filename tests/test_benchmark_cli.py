@@ -13,8 +13,12 @@ from benchmark_folders import (
 )
 from command_line import fail, invoke, succeed
 
-from keras_aploss import evaluate_benchmark, image_manifest, read_benchmark
-from keras_aploss.cli import benchmark as command
+from keras_aploss import (
+    benchmarks,
+    evaluate_benchmark,
+    image_manifest,
+    read_benchmark,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -109,14 +113,14 @@ def test_ctrl_c_says_how_to_go_on(finished_run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     root = revisited_folder(tmp_path)
-    monkeypatch.setattr(command, "benchmark_embeddings", interrupted)
+    monkeypatch.setattr(benchmarks, "benchmark_embeddings", interrupted)
     arguments = ("evaluate", finished_run.folder, "--benchmark", "roxford5k")
     result = invoke(*arguments, "--root", root)
     assert result.exit_code == 130
     message = " ".join(result.stderr.split())
     assert "Traceback" not in result.output
     assert "the embeddings so far are in embeddings/run/roxford5k" in message
-    assert "same command again" in message
+    assert "Rerun the command to resume" in message
 
 
 @pytest.fixture
@@ -126,8 +130,8 @@ def no_work(monkeypatch):
     def embedded(*args, **kwargs):
         raise AssertionError("an image was embedded")
 
-    monkeypatch.setattr(command, "benchmark_embeddings", embedded)
-    monkeypatch.setattr(command, "distractor_embeddings", embedded)
+    monkeypatch.setattr(benchmarks, "benchmark_embeddings", embedded)
+    monkeypatch.setattr(benchmarks, "distractor_embeddings", embedded)
 
 
 def test_mistakes_are_found_before_any_work(finished_run, tmp_path, no_work):

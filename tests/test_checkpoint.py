@@ -26,7 +26,7 @@ from keras_aploss.runs import (
     RunCheckpoint,
     checkpoint as checkpoint_module,
     network,
-    training,
+    run as run_module,
 )
 from keras_aploss.runs.checkpoint import load_model, read_history, replace
 from keras_aploss.training import activation_bytes, memory
@@ -471,7 +471,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused_before_the_training(
     if kind == "no settings":
         (folder / "unfinished_settings.json").mkdir(parents=True)
     else:
-        monkeypatch.setattr(training, "read_run_data", fit)
+        monkeypatch.setattr(run_module, "read_run_data", fit)
         folder = file / "run" if kind == "below a file" else file
     with pytest.raises(OSError, match=re.escape(str(folder))):
         train_run(tiny_settings, folder, export_to=None, verbose=0)

@@ -1,7 +1,6 @@
 """The command line: options, messages, exit codes, Ctrl-C and kills."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import re
@@ -18,14 +17,12 @@ from html_page import parse, table_rows
 from PIL import Image
 from run_folder import assert_same_weights, history
 
-from keras_aploss import RunSettings, cli
+from keras_aploss import RunSettings, cli, runs
 from keras_aploss.images import ImageFiles
 from keras_aploss.runs import RunReport
 from keras_aploss.runs.checkpoint import load_model
 
 ROOT = pathlib.Path(cli.__file__).parents[2]
-# Its name in the package is that of the command.
-train_module = importlib.import_module("keras_aploss.cli.train")
 
 
 @pytest.fixture
@@ -37,7 +34,7 @@ def given(monkeypatch, tmp_path):
         calls.append((settings, folder, options))
         return RunReport(folder, {}, None, True, 0)
 
-    monkeypatch.setattr(train_module, "train_run", train_run)
+    monkeypatch.setattr(runs, "train_run", train_run)
     monkeypatch.chdir(tmp_path)
 
     def settings_of(*args):
@@ -83,6 +80,17 @@ def test_every_setting_is_an_option_and_a_line_of_the_file(given, tmp_path):
         assert as_option(name, value)[0] in help_text
 
 
+def test_a_batch_size_is_an_option_and_may_be_in_the_file(given, tmp_path):
+    assert given("--batch-size", 24, "--images-per-class", 4) == RunSettings(
+        classes_per_batch=6, images_per_class=4
+    )
+    (tmp_path / "old.json").write_text('{"batch_size": 64, "images_per_class": 4}')
+    config = ["--config", tmp_path / "old.json"]
+    assert given(*config).classes_per_batch == 16
+    assert given(*config, "--batch-size", 32).classes_per_batch == 8
+    assert "Choose a power of two" in fail("train", "--batch-size", 127)
+
+
 def test_options_win_over_the_file(given, tmp_path):
     (tmp_path / "some.json").write_text('{"epochs": 3, "units": 7, "augment": false}')
     config = ["--config", tmp_path / "some.json"]
@@ -105,7 +113,7 @@ def test_a_run_folder_is_named_after_the_data_and_the_time(given):
 def test_an_interrupted_run_says_how_to_go_on(given):
     output = invoke("train", "--run-dir", "my runs/a").output
     assert "0 of 12 epochs are finished." in output
-    assert "Go on with:  keras-aploss train --resume 'my runs/a'\n" in output
+    assert "Resume with:  keras-aploss train --resume 'my runs/a'\n" in output
     output = invoke("train", "--run-dir", "a", "--export-to", "to").output
     assert output.endswith("keras-aploss train --resume a --export-to to\n")
 
@@ -284,7 +292,7 @@ def test_trouble_from_the_depths_is_a_sentence(monkeypatch, tmp_path, error):
     def train_run(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(train_module, "train_run", train_run)
+    monkeypatch.setattr(runs, "train_run", train_run)
     monkeypatch.chdir(tmp_path)
     message = fail("train")
     assert len(message.splitlines()) == 1
@@ -294,7 +302,7 @@ def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch, tmp_path):
     def train_run(*args, **kwargs):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(train_module, "train_run", train_run)
+    monkeypatch.setattr(runs, "train_run", train_run)
     monkeypatch.chdir(tmp_path)
     assert isinstance(invoke("train").exception, KeyError)
 
@@ -402,7 +410,7 @@ def test_ctrl_c_in_an_epoch_leaves_a_usable_run(unbroken, tmp_path, epoch):
     assert "Traceback" not in output
     assert "Interrupted: " in output
     assert output.endswith(
-        "Go on with:  keras-aploss train --resume run --export-to ''\n"
+        "Resume with:  keras-aploss train --resume run --export-to ''\n"
     )
     last = tmp_path / "run" / "last.keras"
     output = succeed("evaluate", last)

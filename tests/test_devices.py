@@ -19,9 +19,10 @@ from processes import started
 from run_folder import read_weights
 
 from keras_aploss import RunSettings
+from keras_aploss.runs import new_run_folder
 from keras_aploss.runs.checkpoint import load_model
 from keras_aploss.runs.data import read_run_data
-from keras_aploss.runs.devices import Devices, check_run_dir_is_shared, use_devices
+from keras_aploss.runs.devices import Devices, use_devices
 from keras_aploss.runs.network import make_sampler
 from keras_aploss.serving import export_saved_model
 
@@ -130,25 +131,24 @@ def test_several_hosts_with_tensorflow_are_refused(monkeypatch, cluster, refused
 
 
 @pytest.mark.parametrize(
-    ("value", "run_dir", "message"),
+    ("value", "message"),
     [
-        (None, None, None),
-        ("", None, None),
-        ("1", None, None),
-        ("2", "run", None),
-        ("2", None, r"Expected `--run-dir` for 2 hosts: the same folder"),
-        ("two", "run", r"NUM_PROCESSES to be a number\. Received: 'two'"),
+        (None, None),
+        ("", None),
+        ("1", None),
+        ("2", r"Expected `--run-dir` for 2 hosts: the same folder"),
+        ("two", r"NUM_PROCESSES to be a number\. Received: 'two'"),
     ],
 )
-def test_hosts_need_a_folder_that_they_share(monkeypatch, value, run_dir, message):
+def test_hosts_need_a_folder_that_they_share(monkeypatch, value, message):
     monkeypatch.delenv("KERAS_DISTRIBUTION_NUM_PROCESSES", raising=False)
     if value is not None:
         monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", value)
     if message is None:
-        check_run_dir_is_shared(run_dir)
+        assert new_run_folder(RunSettings()).parts[0] == "runs"
         return
     with pytest.raises(ValueError, match=message):
-        check_run_dir_is_shared(run_dir)
+        new_run_folder(RunSettings())
 
 
 def test_one_device_is_this_process_alone():

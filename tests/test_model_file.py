@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_aploss import export_saved_model, retrieval_model
-from keras_aploss.cli.models import load_encoder
+from keras_aploss.runs import open_model
 from keras_aploss.workers.model_file import load_model, model_file
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
@@ -28,7 +28,7 @@ def test_a_worker_has_the_same_model(model, tmp_path):
 
 def test_a_saved_model_is_brought_as_well(model, tmp_path):
     version = export_saved_model(model, tmp_path / "exported", image_size=32)
-    encoder, _ = load_encoder(version, needs_size=False)
+    encoder = open_model(version, needs_size=False).encoder
     before = encoder.layers[1].filepath
     (tmp_path / "shards").mkdir()
     with model_file(encoder, str(tmp_path / "shards")) as place:

@@ -11,8 +11,8 @@ import tensorflow as tf
 from command_line import fail, succeed
 
 from keras_aploss import export_saved_model, retrieval_model
-from keras_aploss.cli.models import load_encoder
 from keras_aploss.models import small_resnet
+from keras_aploss.runs import open_model
 
 ROOT = pathlib.Path(__file__).parents[1] / "saved_models"
 CARDS = sorted(path.parent for path in ROOT.glob("*/README.md"))
@@ -92,7 +92,7 @@ def exported(tmp_path_factory):
 
 def test_a_saved_model_embeds_as_the_model_that_was_exported(exported):
     model, version = exported
-    encoder, settings = load_encoder(version, 32)
+    encoder, settings, *_ = open_model(version, 32)
     images = np.random.default_rng(1).integers(0, 256, (5, 40, 24, 3)).astype("float32")
     np.testing.assert_allclose(
         encoder.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-6
@@ -146,9 +146,9 @@ def test_what_is_no_saved_model_is_refused(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"broken")
     with pytest.raises(ValueError, match="Expected a SavedModel that `keras-aploss"):
-        load_encoder(tmp_path / "broken", 32)
+        open_model(tmp_path / "broken", 32)
     other = tf.Module()
     other.add = tf.function(lambda x: x + 1, [tf.TensorSpec([], tf.float32)])
     tf.saved_model.save(other, tmp_path / "other", signatures={"add": other.add})
     with pytest.raises(ValueError, match="a signature `images`"):
-        load_encoder(tmp_path / "other", 32)
+        open_model(tmp_path / "other", 32)

@@ -181,7 +181,7 @@ def test_a_broken_off_run_goes_on_where_it_was(finished_run, photos, tmp_path, e
     first.wait(60)
     if end == signal.SIGINT:
         shown = (tmp_path / "output.txt").read_text()
-        assert "images are in the index. The same command goes on" in shown
+        assert "images are in the index. Rerun the command to resume" in shown
         assert "Traceback" not in shown
     shown = succeed(*given)
     unchanged = int(shown.split(" unchanged")[0].split()[-1].replace(",", ""))

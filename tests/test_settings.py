@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from hypothesis import given, strategies as st
 
 from keras_aploss import RunSettings
 
@@ -16,6 +17,39 @@ def test_settings_survive_their_file(tmp_path):
     assert RunSettings.load(tmp_path / "settings.json") == settings
     saved = json.loads((tmp_path / "settings.json").read_text())
     assert list(saved) == [field.name for field in dataclasses.fields(RunSettings)]
+
+
+def test_a_file_of_version_0_1_is_read(tmp_path):
+    """It holds a batch size beside the two numbers that make it."""
+    for size, wanted in ((0, (16, 4)), (64, (16, 4)), (100, (25, 4)), (6, None)):
+        values = {"classes_per_batch": 16, "images_per_class": 4, "batch_size": size}
+        (tmp_path / "old.json").write_text(json.dumps(values))
+        if wanted:
+            loaded = RunSettings.load(tmp_path / "old.json")
+            assert (loaded.classes_per_batch, loaded.images_per_class) == wanted
+            continue
+        with pytest.raises(ValueError, match=r"old\.json.*batch_size=6\. Choose"):
+            RunSettings.load(tmp_path / "old.json")
+
+
+@given(size=st.integers(1, 5000), images=st.integers(2, 64))
+def test_a_batch_size_chooses_the_number_of_classes(size, images):
+    settings = RunSettings(images_per_class=images)
+    dividing = [n for n in range(2, size // images + 1) if size % n == 0]
+    if not dividing:
+        with pytest.raises(ValueError, match=f"Received: batch_size={size}"):
+            settings.replace(batch_size=size)
+        return
+    settings = settings.replace(batch_size=size)
+    assert settings.batch_size == size
+    assert settings.classes_per_batch == max(dividing)
+    assert settings.images_per_class >= images
+
+
+@pytest.mark.parametrize("size", [-4, 4.0, True, "4"])
+def test_a_batch_size_is_a_number_of_images(size):
+    with pytest.raises(ValueError, match=r"`batch_size` to be of type int"):
+        RunSettings().replace(batch_size=size)
 
 
 def test_a_file_may_name_some_settings_only(tmp_path):

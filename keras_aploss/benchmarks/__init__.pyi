@@ -2,7 +2,6 @@ from .benchmark import (
     ClassBenchmark as ClassBenchmark,
     QueryBenchmark as QueryBenchmark,
 )
-from .class_benchmarks import CLASS_URLS as CLASS_URLS
 from .embed import (
     benchmark_embeddings as benchmark_embeddings,
     distractor_embeddings as distractor_embeddings,
@@ -13,8 +12,10 @@ from .postprocessing import (
     postprocess_benchmark as postprocess_benchmark,
     read_whitening as read_whitening,
 )
-from .read import BENCHMARKS as BENCHMARKS, read_benchmark as read_benchmark
-from .training_lists import (
+from .read import read_benchmark as read_benchmark
+from .sources import (
+    BENCHMARKS as BENCHMARKS,
+    CLASS_URLS as CLASS_URLS,
     TRAINING_LISTS as TRAINING_LISTS,
-    read_training_list as read_training_list,
 )
+from .training_lists import read_training_list as read_training_list

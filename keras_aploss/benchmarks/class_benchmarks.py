@@ -33,15 +33,10 @@ from keras_aploss.benchmarks.files import (
     read_table,
     read_words,
 )
+from keras_aploss.benchmarks.sources import CLASS_URLS
 from keras_aploss.datasets import ImageSet
 from keras_aploss.images import ImageFiles
 
-CLASS_URLS = {
-    "sop": "ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
-    "cub200": "http://www.vision.caltech.edu/datasets/cub_200_2011/",
-    "inaturalist2018": "https://github.com/visipedia/inat_comp (images) and "
-    "https://github.com/Andrew-Brown1/Smooth_AP (lists)",
-}
 _KS = {
     "sop": (1, 10, 100, 1000),
     "cub200": (1, 2, 4, 8),

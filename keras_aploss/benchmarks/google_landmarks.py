@@ -21,8 +21,8 @@ import numpy as np
 
 from keras_aploss.benchmarks.benchmark import QueryBenchmark
 from keras_aploss.benchmarks.files import Source, check_distinct, find_file, read_table
+from keras_aploss.benchmarks.sources import GLDV2_URL
 
-GLDV2_URL = "https://github.com/cvdfoundation/google-landmark"
 _SOLUTION = "retrieval_solution_v2.1.csv"
 _USAGES = ("Public", "Private", "Ignored")
 

@@ -45,18 +45,8 @@ from keras_aploss.benchmarks.files import (
     read_words,
 )
 from keras_aploss.benchmarks.ground_truth import read_ground_truth
+from keras_aploss.benchmarks.sources import DISTRACTORS_URL, IMAGE_URLS, TRUTH_URLS
 
-_REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
-_OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/"
-_PARIS = "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/"
-_DISTRACTORS = "http://ptak.felk.cvut.cz/revisitop/revisitop1m/"
-_URLS = {
-    "oxford5k": _OXFORD,
-    "paris6k": _PARIS,
-    "roxford5k": f"{_REVISITED}/roxford5k/gnd_roxford5k.pkl",
-    "rparis6k": f"{_REVISITED}/rparis6k/gnd_rparis6k.pkl",
-}
-IMAGE_URLS = {name: _PARIS if "paris" in name else _OXFORD for name in _URLS}
 _CLASSIC = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}
 
 # Published damaged: https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/corrupt.txt
@@ -78,7 +68,7 @@ _DAMAGED = {
 
 def read_buildings(name: str, root: pathlib.Path) -> QueryBenchmark:
     """Read `"oxford5k"`, `"paris6k"`, `"roxford5k"` or `"rparis6k"`."""
-    source = Source(name, _URLS[name], root)
+    source = Source(name, TRUTH_URLS[name], root)
     places = [f"{name}/gnd_{name}.pkl", f"gnd_{name}.pkl"]
     if name in _CLASSIC:
         # Some keep both ground truths beside the one set of images.
@@ -126,7 +116,7 @@ def _read_texts(name, folder, root) -> QueryBenchmark:
                 for part in parts
                 for _, line in read_lines(
                     find_file(
-                        Source(name, _URLS[name], folder), [f"{prefix}{part}.txt"]
+                        Source(name, TRUTH_URLS[name], folder), [f"{prefix}{part}.txt"]
                     )
                 )
             ]
@@ -135,7 +125,7 @@ def _read_texts(name, folder, root) -> QueryBenchmark:
                 raise ValueError(
                     f"Expected all images of {name} below root={str(root)!r}. "
                     f"Received: {len(unknown)} that {prefix}*.txt lists are missing, "
-                    f"such as {unknown[0]}. Download them from {_URLS[name]}."
+                    f"such as {unknown[0]}. Download them from {TRUTH_URLS[name]}."
                 )
             lists[key].append(_indices([numbers[image] for image in listed]))
     return _benchmark(name, queries, boxes, names, lists, root)
@@ -248,7 +238,8 @@ def _image_files(name: str, root: pathlib.Path) -> dict[str, pathlib.Path]:
             return files
     raise ValueError(
         f"Expected the images of {name} below root={str(root)!r}. Received: no JPEG "
-        f"file. Download them from {_URLS[name]} and put them into {root}/{name}/jpg."
+        f"file. Download them from {IMAGE_URLS[name]} and put them into "
+        f"{root}/{name}/jpg."
     )
 
 
@@ -287,7 +278,7 @@ def read_distractor_paths(
     http://ptak.felk.cvut.cz/revisitop/revisitop1m/ and put it at
     nowhere/revisitop1m.txt.
     """
-    source = Source("revisitop1m", _DISTRACTORS, pathlib.Path(root))
+    source = Source("revisitop1m", DISTRACTORS_URL, pathlib.Path(root))
     path = find_file(source, ["revisitop1m.txt", "revisitop1m/revisitop1m.txt"])
     names = [line for _, line in read_lines(path)]
     if not names:

@@ -9,13 +9,16 @@ from keras_aploss.benchmarks.benchmark import (
     QueryBenchmark,
     check_boxes,
 )
-from keras_aploss.benchmarks.class_benchmarks import CLASS_URLS, read_classes
+from keras_aploss.benchmarks.class_benchmarks import read_classes
 from keras_aploss.benchmarks.files import Source, check_present
-from keras_aploss.benchmarks.google_landmarks import GLDV2_URL, read_google_landmarks
-from keras_aploss.benchmarks.oxford_paris import IMAGE_URLS, read_buildings
-
-_URLS = {**IMAGE_URLS, "gldv2": GLDV2_URL, **CLASS_URLS}
-BENCHMARKS = tuple(_URLS)
+from keras_aploss.benchmarks.google_landmarks import read_google_landmarks
+from keras_aploss.benchmarks.oxford_paris import read_buildings
+from keras_aploss.benchmarks.sources import (
+    BENCHMARK_URLS,
+    BENCHMARKS,
+    CLASS_URLS,
+    IMAGE_URLS,
+)
 
 
 def read_benchmark(
@@ -61,7 +64,7 @@ def read_benchmark(
     http://cmp.felk.cvut.cz/revisitop/data/datasets/roxford5k/gnd_roxford5k.pkl and put
     it at /data/roxford5k/gnd_roxford5k.pkl.
     """
-    if name not in _URLS:
+    if name not in BENCHMARKS:
         raise ValueError(
             f"Expected one of {', '.join(BENCHMARKS)}. Received: {name=}. Other images "
             "are listed in a CSV file, for `image_manifest`."
@@ -76,7 +79,7 @@ def read_benchmark(
     }
     benchmark = readers[name](root)
     if check_files:
-        source = Source(name, _URLS[name], root)
+        source = Source(name, BENCHMARK_URLS[name], root)
         if isinstance(benchmark, QueryBenchmark):
             paths = [*benchmark.query_paths, *benchmark.database_paths]
         else:

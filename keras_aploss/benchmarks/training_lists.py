@@ -31,20 +31,11 @@ from keras_aploss.benchmarks.files import (
     read_table,
     read_words,
 )
-from keras_aploss.benchmarks.google_landmarks import (
-    GLDV2_URL,
-    image_path,
-    metadata_places,
-)
+from keras_aploss.benchmarks.google_landmarks import image_path, metadata_places
+from keras_aploss.benchmarks.sources import TRAINING_LISTS
 from keras_aploss.datasets import ImageSet
 from keras_aploss.images import SkippedImage
 
-_LANDMARKS_URL = "https://europe.naverlabs.com/deep-image-retrieval-public-data/"
-TRAINING_LISTS = {
-    "landmarks_clean": _LANDMARKS_URL,
-    "gldv2": GLDV2_URL,
-    "gldv2_clean": GLDV2_URL,
-}
 _logger = logging.getLogger(__name__)
 
 

@@ -1,4 +1,4 @@
-"""`keras-aploss app`: a page in the browser that searches an index by images."""
+"""`keras-aploss app`: search an index by image in the browser."""
 
 import ipaddress
 import socket
@@ -6,17 +6,10 @@ import sys
 import warnings
 
 import click
-import PIL.Image
 
-from keras_aploss.app import LOCAL_HOSTS, missing_extra, search_app
-from keras_aploss.cli.index import (
-    index_options,
-    open_index,
-    query_options,
-    quiet_engines,
-)
+from keras_aploss.cli.indexes import open_index, quiet_engines
+from keras_aploss.cli.options import index_options, max_pixels_option, query_options
 from keras_aploss.cli.output import clear_errors
-from keras_aploss.images import MAX_PIXELS
 
 
 @click.command()
@@ -26,41 +19,35 @@ from keras_aploss.images import MAX_PIXELS
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen at: by default this machine's own, 0.0.0.0 for all.",
+    help="Address to listen on; 0.0.0.0 for all addresses of this machine.",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=7860,
     show_default=True,
-    help="0 for any free one.",
+    help="Port to listen on; 0 for any free port.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="A further name by which the page may be asked for, such as a proxy's.",
+    help="Accept requests for another host name as well, such as a proxy's.",
 )
 @click.option(
     "--max-upload-mib",
     type=click.FloatRange(0, min_open=True),
     default=20,
     show_default=True,
-    help="Refuse larger files.",
+    help="Maximum size of an uploaded file.",
 )
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(1),
-    default=MAX_PIXELS,
-    show_default=True,
-    help="Refuse images of more pixels, before they are decoded.",
-)
+@max_pixels_option
 @click.option(
     "--in-memory/--not-in-memory",
     default=True,
     show_default=True,
-    help="Answer from a copy of the index, or from the index itself.",
+    help="Search a copy of the index in memory, or the index itself.",
 )
 def app(
     location,
@@ -77,19 +64,24 @@ def app(
 ):
     """Search an index in the browser: drop an image, crop it, click a result.
 
-    The page shows images of the index only, as small pictures without EXIF; an image
-    that is searched for is not kept. A copy of the index answers, so that the index
-    itself is free: to show what `keras-aploss index` has added, start again.
+    The page shows images of the index only, as thumbnails without EXIF; an uploaded
+    image is not kept. By default the search runs on a copy in memory, and the index is
+    free for other processes; restart to show what `keras-aploss index` has added.
 
-    There is no log-in: with another `--host`, whoever reaches the port sees the images.
+    There is no log-in: with another `--host`, anyone who reaches the port sees the
+    images.
 
     \b
     Examples:
         keras-aploss app
         keras-aploss app --index photos.db --port 8080
     """
+    import PIL.Image
+
+    from keras_aploss.app import missing_extra, search_app
+
     quiet_engines()
-    # Of images between its limit and ours, which is told to who sent them.
+    # For images between Pillow's limit and ours, about which the page informs.
     warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
     with clear_errors():
         try:
@@ -126,7 +118,7 @@ def app(
 
 
 def _bound(host, port):
-    """A socket that has the address, before anything takes time."""
+    """Bind the address first: it fails at once, and the rest takes time."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:
@@ -151,6 +143,8 @@ def _is_local(host):
 
 
 def _allowed(host, more):
+    from keras_aploss.app import LOCAL_HOSTS
+
     if _is_local(host):
         return (*LOCAL_HOSTS, host, *more)
     return (*LOCAL_HOSTS, host, *more) if more else ("*",)
@@ -159,11 +153,11 @@ def _allowed(host, more):
 def _announce(host, port, count, location):
     if not _is_local(host):
         click.echo(
-            f"Whoever reaches port {port} of this machine sees these images.",
+            f"Anyone who reaches port {port} of this machine sees these images.",
             err=True,
         )
     shown = f"[{host}]" if ":" in host else host
     shown = "127.0.0.1" if host == "0.0.0.0" else shown
-    click.echo(f"{location}: {count:,} images. Ctrl-C ends it.")
+    click.echo(f"{location}: {count:,} images. Press Ctrl-C to stop.")
     click.echo(f"http://{shown}:{port}/")
     sys.stdout.flush()

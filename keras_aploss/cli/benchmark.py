@@ -5,83 +5,69 @@ import sys
 
 import click
 
-from keras_aploss.benchmarks import (
-    BENCHMARKS,
-    ClassBenchmark,
-    benchmark_embeddings,
-    distractor_embeddings,
-    evaluate_benchmark,
-    postprocess_benchmark,
-    read_benchmark,
-    read_distractor_paths,
-    read_whitening,
+from keras_aploss.benchmarks import BENCHMARKS
+from keras_aploss.cli.options import (
+    PATH,
+    batch_size_option,
+    read_scales,
+    scales_option,
+    whitening_power_option,
 )
-from keras_aploss.cli.models import load_encoder
-from keras_aploss.cli.options import read_scales, scales_option
 from keras_aploss.cli.output import INTERRUPTED, clear_errors, print_metrics
-from keras_aploss.embeddings import load_embeddings
-from keras_aploss.images import ImageFiles
 
-_PATH = click.Path(path_type=pathlib.Path)
 _OPTIONS = [
-    click.option("--benchmark", help=f"One of {', '.join(BENCHMARKS)}."),
-    click.option("--root", type=_PATH, help="Folder of the benchmark's files."),
+    click.option("--benchmark", help=f"A public benchmark: {', '.join(BENCHMARKS)}."),
+    click.option("--root", type=PATH, help="Folder of the benchmark's files."),
     click.option(
         "--distractors",
-        type=_PATH,
-        help="More database images: the folder of revisitop1m, or a .npy file of their "
-        "embeddings, not yet whitened.",
+        type=PATH,
+        help="Additional database images: the folder of revisitop1m, or an .npy file "
+        "of their embeddings, not whitened.",
     ),
     scales_option,
     click.option(
         "--max-size",
         type=click.IntRange(min=1),
-        help="Shrink longer sides to this; by default images keep their size.",
+        help="Shrink images to at most this longer side; by default they keep their "
+        "size.",
     ),
     click.option(
         "--whitening",
-        type=_PATH,
-        help="An .npz file with mean and kernel (or mean, components, "
-        "explained_variance), or an .npy file of embeddings to learn it from.",
+        type=PATH,
+        help="Whiten the embeddings: an .npz file with mean and kernel (or mean, "
+        "components, explained_variance), or an .npy file of embeddings to learn it "
+        "from.",
     ),
-    click.option(
-        "--whitening-power", default=0.25, show_default=True, help="Of the variances."
-    ),
+    whitening_power_option,
     click.option(
         "--query-expansion",
         type=click.IntRange(min=1),
         metavar="K",
-        help="Add its K nearest images to each query.",
+        help="Query expansion: add its K nearest images to each query.",
     ),
     click.option(
         "--database-augmentation",
         type=click.IntRange(min=1),
         metavar="K",
-        help="Add its K nearest images to each image of the database.",
+        help="Add its K nearest images to each database image.",
     ),
     click.option(
         "--alpha",
         default=3.0,
         show_default=True,
-        help="Exponent of the similarities that weigh the K nearest.",
+        help="Exponent of the similarities that weigh the K nearest images.",
     ),
     click.option(
         "--embeddings-dir",
-        type=_PATH,
-        help="Folder of the embeddings; by default embeddings/, model and benchmark.",
+        type=PATH,
+        help="Folder of the embeddings; by default embeddings/MODEL/BENCHMARK.",
     ),
-    click.option(
-        "--batch-size",
-        default=16,
-        type=click.IntRange(min=1),
-        show_default=True,
-        help="Images to embed at once.",
-    ),
+    batch_size_option("Number of images to embed at once."),
     click.option(
         "--check-files/--no-check-files",
         default=True,
         show_default=True,
-        help="Look for all images before the first is embedded.",
+        help="Check that all images exist before the first one is embedded.",
     ),
 ]
 _HEADINGS = {"map": "mAP", "map_at_r": "MAP@R"}
@@ -96,13 +82,13 @@ def benchmark_options(command):
 
 
 def run_benchmark(model, image_size, others, *, benchmark, embeddings_dir, **options):
-    """Embed what is not embedded yet, rank, and print a row per protocol.
+    """Embed the remaining images, rank, and print a row of metrics per protocol.
 
     Args:
         model: path of the model.
-        image_size: of class benchmarks; None: that of the run.
-        others: options of `evaluate`, which do not go with a benchmark.
-        benchmark: its name.
+        image_size: of class benchmarks; None: as in training.
+        others: options of `evaluate` that exclude a benchmark, by name.
+        benchmark: name of the benchmark.
         embeddings_dir: folder of the embeddings, or None.
         options: the other options of `benchmark_options`.
     """
@@ -114,8 +100,8 @@ def run_benchmark(model, image_size, others, *, benchmark, embeddings_dir, **opt
             )
         except KeyboardInterrupt:
             click.echo(
-                f"\nInterrupted: the embeddings so far are in {folder}. Give the same "
-                "command again to go on.",
+                f"\nInterrupted: the embeddings so far are in {folder}. Rerun the "
+                "command to resume.",
                 err=True,
             )
             sys.exit(INTERRUPTED)
@@ -129,6 +115,17 @@ def run_benchmark(model, image_size, others, *, benchmark, embeddings_dir, **opt
 
 
 def _measure(model, image_size, others, name, folder, options):
+    from keras_aploss.benchmarks import (
+        ClassBenchmark,
+        benchmark_embeddings,
+        distractor_embeddings,
+        evaluate_benchmark,
+        postprocess_benchmark,
+        read_benchmark,
+    )
+    from keras_aploss.images import ImageFiles
+    from keras_aploss.runs import open_model
+
     verbose = int(sys.stdout.isatty())
     given = [option for option, value in others.items() if value]
     if given:
@@ -136,7 +133,7 @@ def _measure(model, image_size, others, name, folder, options):
     if options["root"] is None:
         raise ValueError("Expected `--root DIR`, the folder of the benchmark's files.")
     scales = read_scales(options["scales"])
-    # Everything that can be wrong is looked at before the first image is embedded.
+    # All arguments are checked before the first image is embedded.
     benchmark = read_benchmark(
         name,
         options["root"],
@@ -146,9 +143,11 @@ def _measure(model, image_size, others, name, folder, options):
     )
     is_of_classes = isinstance(benchmark, ClassBenchmark)
     _check_options(benchmark, is_of_classes, image_size, options)
-    encoder, settings = load_encoder(model, image_size, needs_size=is_of_classes)
+    trained = open_model(model, image_size, needs_size=is_of_classes)
+    encoder = trained.encoder
     if is_of_classes:
-        images = ImageFiles(benchmark.test.images.paths, settings.image_size)
+        size = trained.settings.image_size
+        images = ImageFiles(benchmark.test.images.paths, size)
         benchmark = benchmark._replace(test=benchmark.test._replace(images=images))
     units = encoder.output_shape[-1]
     whitening = _read_whitening(options, units, verbose)
@@ -202,6 +201,8 @@ def _check_options(benchmark, is_of_classes, image_size, options):
 
 
 def _read_whitening(options, units, verbose):
+    from keras_aploss.benchmarks import read_whitening
+
     path = options["whitening"]
     if path is None:
         return None
@@ -217,7 +218,10 @@ def _read_whitening(options, units, verbose):
 
 
 def _find_distractors(options, units, verbose):
-    """Stored embeddings, or the list of the images that are to be embedded."""
+    """The stored embeddings of distractors, or the paths of their images."""
+    from keras_aploss.benchmarks import read_distractor_paths
+    from keras_aploss.embeddings import load_embeddings
+
     path = options["distractors"]
     if path is None:
         return []

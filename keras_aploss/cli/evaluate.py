@@ -5,39 +5,38 @@ import sys
 
 import click
 
-from keras_aploss.callbacks import RetrievalEvaluation
 from keras_aploss.cli.benchmark import benchmark_options, run_benchmark
-from keras_aploss.cli.models import load_encoder, training_of
+from keras_aploss.cli.options import image_size_option, model_argument
 from keras_aploss.cli.output import as_command, clear_errors, print_metrics
-from keras_aploss.evaluation import evaluate_embeddings
-from keras_aploss.report import pixel_embeddings, write_evaluation
-from keras_aploss.runs import read_evaluation_set
 
 
 @click.command()
-@click.argument("model", type=click.Path(exists=True, path_type=pathlib.Path))
-@click.option("--data", help="As for `train`; by default the data of the run.")
+@model_argument
+@click.option(
+    "--data",
+    help="A folder or CSV file, as in `train`; by default the data of the run.",
+)
 @click.option("--split", help="Split to evaluate; by default the test set.")
-@click.option("--image-size", type=int, help="By default that of the run.")
+@image_size_option
 @click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     help="Write a page (`index.html`) with curves, classes and the best and worst "
-    "queries into this folder, with its figures and pictures as files.",
+    "queries, and its figures and pictures as files, into this folder.",
 )
 @benchmark_options
 @click.pass_context
 def evaluate(context, model, data, split, image_size, report, **options):
-    """Measure MODEL on a set of images.
+    """Compute exact retrieval metrics of MODEL on a set of images.
 
     MODEL is a run folder, a `.keras` or `.pt` file, or a version of a SavedModel.
 
-    Each image queries all the others; in a CSV file with the splits query and gallery,
-    the former query the latter.
+    Each image is a query against all others (leave-one-out). In a CSV file with the
+    splits query and gallery, the queries rank the gallery.
 
-    With `--benchmark`, measure it by the protocol of a public benchmark, whose files
-    are in `--root`. Embeddings are stored: a command that was stopped or killed goes on
-    where it was. At one scale and the original size, as the paper measures:
+    With `--benchmark`, the model is evaluated by the protocol of a public benchmark,
+    whose files are in `--root`. Embeddings are stored. If interrupted, rerun the
+    command to resume.
 
     \b
     Examples:
@@ -52,6 +51,11 @@ def evaluate(context, model, data, split, image_size, report, **options):
         others = {"--data": data, "--split": split, "--report": report}
         run_benchmark(model, image_size, others, **options)
         return
+    from keras_aploss.callbacks import RetrievalEvaluation
+    from keras_aploss.evaluation import evaluate_embeddings
+    from keras_aploss.report import pixel_embeddings, write_evaluation
+    from keras_aploss.runs import open_model, read_evaluation_set
+
     given = [
         "--" + name.replace("_", "-")
         for name in options
@@ -63,12 +67,13 @@ def evaluate(context, model, data, split, image_size, report, **options):
                 f"Expected {', '.join(given)} together with `--benchmark NAME`. "
                 "Received: none."
             )
-        network, settings = load_encoder(model, image_size)
+        trained = open_model(model, image_size)
+        settings = trained.settings
         images, queries = read_evaluation_set(
             settings, data, split, verbose=int(sys.stdout.isatty())
         )
         evaluation = RetrievalEvaluation(images.images, images.labels, queries=queries)
-        evaluation.set_model(network)
+        evaluation.set_model(trained.encoder)
         snapshot = evaluation.evaluate(-1)
         pixels = evaluate_embeddings(
             pixel_embeddings(images.images), images.labels, queries
@@ -85,7 +90,7 @@ def evaluate(context, model, data, split, image_size, report, **options):
             }
             written = write_evaluation(
                 report, images, snapshot, results=results, queries=queries,
-                facts=facts, training=training_of(model),
+                facts=facts, training=trained.run,
             )  # fmt: skip
     metrics = {name: result.metrics for name, result in results.items()}
     count = snapshot.result.num_queries

@@ -11,7 +11,6 @@ import sys
 import click
 
 from keras_aploss.cli.lists import listed_paths, write_table
-from keras_aploss.cli.models import load_encoder
 from keras_aploss.cli.options import read_scales, scales_option
 from keras_aploss.cli.output import INTERRUPTED, clear_errors
 from keras_aploss.cli.shards import extract_shards, ray_options
@@ -23,6 +22,7 @@ from keras_aploss.embeddings import (
     is_begun,
 )
 from keras_aploss.images import ImageFiles, OriginalImages, SkippedImage
+from keras_aploss.runs import open_model
 
 
 @click.command()
@@ -103,7 +103,8 @@ def extract(
             _require_no_ray(ray)
             output.parent.mkdir(parents=True, exist_ok=True)
             check_free(output)
-        encoder, settings = load_encoder(model, image_size, needs_size=not whole)
+        trained = open_model(model, image_size, needs_size=not whole)
+        encoder, settings = trained.encoder, trained.settings
         if whole:
             read = functools.partial(OriginalImages, max_size=max_size)
         else:

@@ -1,50 +1,58 @@
-"""What all commands print alike: errors without traceback, tables of metrics."""
+"""Output that commands share: errors without traceback, tables of metrics."""
 
 import contextlib
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import click
-import rich.box
-import tensorflow as tf
-from rich.console import Console
-from rich.table import Table
 
 SHOWN = {"map": "mAP", "recall_at_1": "recall@1", "map_at_r": "MAP@R"}
 INTERRUPTED = 130  # the exit code of shells for Ctrl-C
 
 
 @contextlib.contextmanager
-def clear_errors():
-    """Show what the user can mend, or has caused, without a traceback."""
+def clear_errors() -> Iterator[None]:
+    """Show errors that a user can mend, or has caused, without a traceback."""
     try:
         yield
     except KeyboardInterrupt:
-        # Within the training the report tells of it: here nothing was begun.
+        # An interrupted training is reported by its command: here nothing was begun.
         click.echo("\nInterrupted: nothing was written.", err=True)
         sys.exit(INTERRUPTED)
     except MemoryError as error:
         raise click.ClickException(
-            "There is not enough memory: take fewer or smaller images, a smaller "
+            "There is not enough memory: use fewer or smaller images, a smaller "
             "batch, or leave the files on the disk with `--cache-gib 0`."
         ) from error
-    except (ImportError, ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
+    except (
+        ImportError,
+        ValueError,
+        OSError,
+        RuntimeError,
+        *_tensorflow_errors(),
+    ) as error:
         message = str(error).strip() or type(error).__name__
-        # Of TensorFlow's errors the first line tells what, the others where.
-        if isinstance(error, tf.errors.OpError):
+        # In TensorFlow's errors the first line says what happened, the others where.
+        if isinstance(error, _tensorflow_errors()):
             message = message.splitlines()[0]
         raise click.ClickException(message) from error
 
 
-def as_command(context: click.Context) -> str:
-    """The command that a person gave, as one would type it again.
+def _tensorflow_errors():
+    """The base class of TensorFlow's errors, if it was imported."""
+    tensorflow = sys.modules.get("tensorflow")
+    return (tensorflow.errors.OpError,) if tensorflow else ()
 
-    Not `sys.argv`, which is another program's if Python called this one.
+
+def as_command(context: click.Context) -> str:
+    """The command line of a context, quoted for a shell.
+
+    Not `sys.argv`, which is that of another program if Python called this one.
     """
     words = context.command_path.split()
-    words[0] = "keras-aploss"  # also where `python -m keras_aploss` was given
+    words[0] = "keras-aploss"  # also for `python -m keras_aploss`
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name)
         if source is not click.core.ParameterSource.COMMANDLINE:
@@ -66,10 +74,17 @@ def print_metrics(
     title: str,
     shown: Mapping[str, str] = SHOWN,
 ) -> None:
-    """Print a row of metrics for each name, the trained model's in bold.
+    """Print a table with a row of metrics for each name; the trained model's in bold.
 
-    `shown` gives the headings of the metrics to print.
+    Args:
+        rows: metrics by name.
+        title: printed above the table.
+        shown: headings of the metrics to print.
     """
+    import rich.box
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for heading in shown.values():

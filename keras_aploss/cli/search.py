@@ -1,23 +1,12 @@
-"""`keras-aploss search`: the images of an index that look like one."""
+"""`keras-aploss search`: the most similar images of an index."""
 
 import sys
 
 import click
-import numpy as np
-import rich.box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from keras_aploss.cli.index import (
-    index_options,
-    open_index,
-    query_options,
-    quiet_engines,
-)
+from keras_aploss.cli.indexes import open_index, quiet_engines
+from keras_aploss.cli.options import index_options, query_options
 from keras_aploss.cli.output import clear_errors
-from keras_aploss.embeddings import embed
-from keras_aploss.images import load_image
 
 
 @click.command()
@@ -30,22 +19,24 @@ from keras_aploss.images import load_image
     type=click.IntRange(1, 16384),
     default=10,
     show_default=True,
-    help="How many images to show.",
+    help="Number of images to show.",
 )
-@click.option("--label", "labels", multiple=True, help="Only images of this label.")
+@click.option(
+    "--label", "labels", multiple=True, help="Show only images with this label."
+)
 @click.option(
     "--expand",
     type=click.IntRange(0, 16384),
     default=0,
     show_default=True,
-    help="Query expansion: how many of the nearest images are added to the query.",
+    help="Query expansion: number of nearest images that are added to the query.",
 )
 @click.option(
     "--alpha",
     type=click.FloatRange(0),
     default=3.0,
     show_default=True,
-    help="Exponent of the weights of query expansion.",
+    help="Query expansion: exponent of the similarities that weigh the images.",
 )
 def search(
     images, location, name, token, model, image_size, top, labels, expand, alpha
@@ -57,6 +48,11 @@ def search(
         keras-aploss search photo.jpg
         keras-aploss search photo.jpg --index photos.db --top 20 --expand 5
     """
+    import numpy as np
+
+    from keras_aploss.embeddings import embed
+    from keras_aploss.images import load_image
+
     quiet_engines()
     with clear_errors():
         encoder, size, opened = open_index(location, name, token, model, image_size)
@@ -79,6 +75,11 @@ def search(
 
 
 def _print_results(path, results):
+    import rich.box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("similarity", justify="right", no_wrap=True)
     table.add_column("label", overflow="fold")
@@ -93,7 +94,7 @@ def _print_results(path, results):
 
 
 def _in_one_line(text):
-    """A name with what would break a line, or command a terminal, written out."""
+    """Escape characters that would break a line or control the terminal."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text

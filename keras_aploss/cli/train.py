@@ -1,4 +1,4 @@
-"""`keras-aploss train`: from images to a model that is measured and exported."""
+"""`keras-aploss train`: train, measure and export a model."""
 
 import dataclasses
 import pathlib
@@ -14,13 +14,22 @@ from keras_aploss.cli.output import (
     print_metrics,
     serving_command,
 )
-from keras_aploss.runs import RunReport, RunSettings, check_run_dir_is_shared, train_run
+from keras_aploss.runs import RunSettings
 
 DEFAULT_EXPORT = "saved_models"
 
 
+_batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Images in a batch, instead of `--classes-per-batch`: it holds as many "
+    "classes as divide it evenly, with `--images-per-class` or more images of each.",
+)
+
+
 def _settings_options(command):
-    """Add an option for each field of `RunSettings`, in their order."""
+    """Add an option for each field of `RunSettings`, and `--batch-size`."""
     for field in reversed(dataclasses.fields(RunSettings)):
         name = "--" + field.name.replace("_", "-")
         if field.type is bool:
@@ -32,6 +41,8 @@ def _settings_options(command):
             show_default=field.default != "",
             help=field.metadata["help"],
         )
+        if field.name == "images_per_class":
+            command = _batch_size_option(command)
         command = option(command)
     return command
 
@@ -42,28 +53,30 @@ def _settings_options(command):
     "--config",
     type=click.Path(exists=True, dir_okay=False),
     help="Read settings from a JSON file, such as `settings.json` of another run; "
-    "options on the command line win.",
+    "command-line options override them.",
 )
 @click.option(
     "--run-dir",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
-    help="Run folder; by default `runs/` and the name and time.",
+    help="Run folder; by default runs/NAME-TIME.",
 )
 @click.option(
     "--resume",
     type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
     metavar="RUN_DIR",
-    help="Go on with a run that was stopped or killed, with its own settings.",
+    help="Resume an interrupted run, with its own settings.",
 )
 @click.option(
     "--export-to",
     default=DEFAULT_EXPORT,
     show_default=True,
-    help="Folder of the exported models; '' exports nothing.",
+    help="Folder of the exported models; '' disables the export.",
 )
 @click.pass_context
 def train(context, config, run_dir, resume, export_to, **options):
     """Train a retrieval model, measure it on unseen classes, and export it.
+
+    If interrupted, by Ctrl-C or a kill, the run can be resumed with `--resume`.
 
     \b
     Examples:
@@ -74,6 +87,8 @@ def train(context, config, run_dir, resume, export_to, **options):
         keras-aploss train --config runs/landmarks/settings.json --seed 1
         keras-aploss train --resume runs/landmarks
     """
+    from keras_aploss.runs import new_run_folder, train_run
+
     given = {
         name: value
         for name, value in options.items()
@@ -83,7 +98,7 @@ def train(context, config, run_dir, resume, export_to, **options):
         if resume:
             if given or config or run_dir:
                 raise ValueError(
-                    "Expected `--resume` without other settings: a run goes on with "
+                    "Expected `--resume` without other settings: a run is resumed with "
                     "those of its `settings.json`. Received also: "
                     f"{_as_options([*given, *_names(config=config, run_dir=run_dir)])}."
                 )
@@ -91,13 +106,12 @@ def train(context, config, run_dir, resume, export_to, **options):
             settings = RunSettings.load(path) if path.exists() else RunSettings()
         else:
             settings = RunSettings.load(config) if config else RunSettings()
-            settings = dataclasses.replace(settings, **given)
+            settings = settings.replace(**given)
             if pathlib.Path(settings.data).exists():
                 # The run can then be evaluated from any working directory.
                 data = str(pathlib.Path(settings.data).absolute())
-                settings = dataclasses.replace(settings, data=data)
-            check_run_dir_is_shared(run_dir)
-            run_dir = run_dir or _new_run_dir(settings)
+                settings = settings.replace(data=data)
+            run_dir = run_dir or new_run_folder(settings)
         click.echo(f"Reading {settings.data}; the run folder is {run_dir}")
         started = time.monotonic()
         report = train_run(
@@ -111,18 +125,13 @@ def train(context, config, run_dir, resume, export_to, **options):
     if report.interrupted:
         _print_interrupted(report, settings, export_to)
         sys.exit(INTERRUPTED)
-    if not report.metrics:  # of several hosts the first one measures
+    if not report.metrics:  # only the first of several hosts measures
         return
     print_metrics(report.metrics, "Exact metrics on classes never seen in training")
     _print_next_steps(report, time.monotonic() - started)
 
 
-def _new_run_dir(settings):
-    now = time.strftime("%Y%m%d-%H%M%S")
-    return pathlib.Path("runs") / f"{settings.model_name}-{now}"
-
-
-def _print_interrupted(report: RunReport, settings: RunSettings, export_to: str):
+def _print_interrupted(report, settings, export_to):
     command = f"keras-aploss train --resume {shlex.quote(str(report.folder))}"
     if export_to != DEFAULT_EXPORT:
         command += f" --export-to {shlex.quote(export_to)}"
@@ -130,10 +139,10 @@ def _print_interrupted(report: RunReport, settings: RunSettings, export_to: str)
     state = f"{report.epochs} of {settings.epochs} epochs are finished"
     if report.epochs:
         state += f"; {model} is the model after the last of them"
-    click.echo(f"\nInterrupted: {state}.\nGo on with:  {command}")
+    click.echo(f"\nInterrupted: {state}.\nResume with:  {command}")
 
 
-def _print_next_steps(report: RunReport, seconds: float) -> None:
+def _print_next_steps(report, seconds):
     folder = report.folder
     files = {
         folder / "evaluation" / "index.html": "figures and queries, before and after",
@@ -145,7 +154,7 @@ def _print_next_steps(report: RunReport, seconds: float) -> None:
     width = max(len(str(file)) for file in files)
     quoted = shlex.quote(str(folder))
     lines = [
-        f"Done in {int(seconds) // 60} min {int(seconds) % 60:02d} s. Look at:",
+        f"Done in {int(seconds) // 60} min {int(seconds) % 60:02d} s. Results:",
         *(f"  {file!s:{width}}  {what}" for file, what in files.items()),
         "",
         "Next:",

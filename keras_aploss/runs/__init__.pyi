@@ -1,11 +1,10 @@
-from .card import read_evaluation as read_evaluation
-from .checkpoint import (
-    RunCheckpoint as RunCheckpoint,
-    encoder_of as encoder_of,
-    load_model as load_model,
-)
+from .checkpoint import RunCheckpoint as RunCheckpoint
 from .data import read_evaluation_set as read_evaluation_set
-from .devices import check_run_dir_is_shared as check_run_dir_is_shared
-from .run import RunReport as RunReport, train_run as train_run
+from .run import (
+    RunReport as RunReport,
+    new_run_folder as new_run_folder,
+    train_run as train_run,
+)
 from .settings import RunSettings as RunSettings
-from .version import can_warm_up as can_warm_up, export_version as export_version
+from .trained import TrainedModel as TrainedModel, open_model as open_model
+from .version import export_version as export_version

@@ -1,4 +1,4 @@
-"""The card of an exported model: what it is, how it was made, how good it is.
+"""The model card of an exported version: its data, recipe, metrics and limits.
 
 A file of weights says nothing of itself. The card lies inside the version that it is
 of, so that it can neither be lost nor describe another one.
@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 import keras
-import tensorflow as tf
 
 from keras_aploss.runs.settings import RunSettings
 
@@ -41,6 +40,8 @@ def model_card(
         settings: of the run; None for a model from elsewhere.
         evaluation: what `evaluation.json` of the run holds; None if it is not there.
     """
+    import tensorflow as tf
+
     sections = {
         "Data": _data(settings),
         "Recipe": _recipe(settings),
@@ -72,14 +73,14 @@ def _data(settings):
         return "Not known: the model comes from a file outside a run folder."
     if settings.data == "landmarks":
         return (
-            f"The embedded set: {settings.num_landmarks} drawn buildings to train on, "
-            f"{settings.views_per_landmark} views of each at {settings.image_size} px, "
-            f"and {settings.num_test_landmarks} others for the test."
+            f"The built-in data set: {settings.num_landmarks} drawn buildings for "
+            f"training and {settings.num_test_landmarks} others for testing, with "
+            f"{settings.views_per_landmark} views of each at {settings.image_size} px."
         )
     # The last part of the path only: a card travels, and folders tell of their owners.
     return (
-        f"`{pathlib.Path(settings.data).name}`: images of one's own, with labels. "
-        "Name here where they come from, and under which licence."
+        f"`{pathlib.Path(settings.data).name}`: your own labelled images. Describe "
+        "here their source and their licence."
     )
 
 
@@ -137,12 +138,12 @@ In the graph: {inside}. `images` leaves out decoding and the square."""
 
 
 def _limits(image_size, max_pixels, settings):
-    known = "" if settings is None else " It knows what it was trained on, and no more."
+    known = "" if settings is None else " Accuracy on other kinds of images is unknown."
     return (
         f"Files that declare more than {max_pixels:,} pixels, or cannot be decoded, "
-        "are refused, with their positions in the batch. Only the central square of "
-        f"an image is seen, at {image_size} px.{known} Embeddings of two versions are "
-        "not comparable: index anew after each."
+        "are refused, with their positions in the batch. The model sees only the "
+        f"central square of an image, at {image_size} px.{known} Embeddings of two "
+        "versions are not comparable: rebuild the index after each export."
     )
 
 

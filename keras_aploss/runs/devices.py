@@ -2,7 +2,7 @@
 
 On several devices the images of a batch are divided over them, and the loss is that of
 the whole batch. With TensorFlow one process drives all devices of a machine. With JAX
-each host runs the same command, reads its own share of every batch, and the first one
+each host runs the same command, reads its own part of every batch, and the first one
 writes the run folder.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
-import tensorflow as tf
 
 
 class Devices(NamedTuple):
@@ -23,7 +22,7 @@ class Devices(NamedTuple):
         process: number of this process; the first, 0, writes the run folder.
         num_processes: number of processes, one per host.
         num_devices: number of devices of all processes.
-        names: what the devices are, for people.
+        names: a description of the devices, for the log.
     """
 
     process: int
@@ -34,7 +33,7 @@ class Devices(NamedTuple):
 
 @contextlib.contextmanager
 def use_devices(strategy: str) -> Iterator[Devices]:
-    """Build and train models on the devices of a strategy, within the context.
+    """Build and train models on the devices of a strategy inside the context.
 
     Args:
         strategy: `RunSettings.strategy`.
@@ -65,6 +64,8 @@ def use_devices(strategy: str) -> Iterator[Devices]:
         yield Devices(0, 1, 1, "one device")
     elif strategy == "mirrored":
         _refuse_several_hosts()
+        import tensorflow as tf
+
         mirrored = tf.distribute.MirroredStrategy()
         count = mirrored.num_replicas_in_sync
         with mirrored.scope():
@@ -96,7 +97,7 @@ def _data_parallel():
         keras.distribution.initialize()
     kept = keras.distribution.distribution()
     devices = keras.distribution.list_devices()
-    # A PyDataset is not divided over the hosts by Keras: the sampler gives a share.
+    # A PyDataset is not divided over the hosts by Keras: the sampler yields a part.
     keras.distribution.set_distribution(
         keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
     )
@@ -107,7 +108,7 @@ def _data_parallel():
     finally:
         keras.distribution.set_distribution(kept)
     if several:
-        # Else the others, at their end, wait for the first one for five minutes only.
+        # Otherwise the other hosts wait at their end, for five minutes only.
         jax.distributed.shutdown()
 
 
@@ -122,11 +123,11 @@ def num_hosts() -> int:
     return int(value)
 
 
-def check_run_dir_is_shared(run_dir: os.PathLike | None) -> None:
-    """Raise if several hosts would each make up a name for the run folder."""
-    if num_hosts() > 1 and run_dir is None:
+def require_one_host() -> None:
+    """Raise if several hosts would each choose a run folder of their own."""
+    if num_hosts() > 1:
         raise ValueError(
             f"Expected `--run-dir` for {num_hosts()} hosts: the same folder, on a disk "
-            "that they share. Received: none. The first host writes it; all read it "
-            "to resume."
+            "that they share. Received: none. The first host writes it; all hosts read "
+            "it to resume."
         )

@@ -1,4 +1,4 @@
-"""What a run trains and how: its model, its chunks, its batches, its optimizer."""
+"""The model of a run, its chunks, its batches and its optimizer."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ from keras_aploss.losses import APLoss
 from keras_aploss.metrics import BatchAP
 from keras_aploss.models import retrieval_model
 from keras_aploss.runs.devices import Devices
-from keras_aploss.runs.settings import RunSettings
+from keras_aploss.runs.settings import RunSettings, largest_divisor
 from keras_aploss.samplers import ClassBalancedSampler
 from keras_aploss.training import MultistageTrainer, choose_num_chunks
 
@@ -51,15 +51,15 @@ def build_encoder(settings: RunSettings) -> keras.Model:
         if not weights:
             raise
         raise ValueError(
-            "Expected `weights` that can be fetched and fit the backbone. Received: "
-            f"weights={weights!r}, backbone={settings.backbone!r}: {error}. Give "
+            "Expected `weights` that can be downloaded and fit the backbone. Received: "
+            f"weights={weights!r}, backbone={settings.backbone!r}: {error}. Choose "
             "another file, or '' for random weights."
         ) from error
 
 
 @contextlib.contextmanager
 def use_precision(policy: str) -> Iterator[None]:
-    """Build layers with a policy: `keras.applications` takes it from nowhere else."""
+    """Build layers with a dtype policy; `keras.applications` reads the global one."""
     kept = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -68,47 +68,33 @@ def use_precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(kept)
 
 
-def batch_shape(settings: RunSettings, num_classes: int | None = None):
-    """Classes in a batch and images of each.
+def batch_shape(settings: RunSettings, num_classes: int) -> tuple[int, int]:
+    """Classes per batch and images per class, for a training set of `num_classes`.
 
-    Args:
-        settings: those of the run.
-        num_classes: how many classes there are; None: enough.
+    With fewer classes than the settings ask for there are more images of each, so that
+    the batch keeps its size. Only where no number of classes divides the size, the
+    batch is smaller.
 
-    >>> batch_shape(RunSettings(batch_size=4096, images_per_class=8))
-    (512, 8)
-    >>> batch_shape(RunSettings(batch_size=4096, images_per_class=8), 200)
+    >>> batch_shape(RunSettings(classes_per_batch=512, images_per_class=8), 200)
     (128, 32)
-    >>> batch_shape(RunSettings(classes_per_batch=16, images_per_class=8), 10)
-    (10, 8)
+    >>> batch_shape(RunSettings(classes_per_batch=5, images_per_class=3), 2)
+    (2, 3)
     """
-    size = settings.batch_size
-    classes, images = settings.classes_per_batch, settings.images_per_class
-    if size:
-        classes = size // images
-    if num_classes is not None:
-        classes = min(classes, num_classes)
-    if not size:
-        return classes, images
-    dividing = [n for n in range(2, classes + 1) if size % n == 0 and size // n > 1]
-    if not dividing:
-        raise ValueError(
-            "Expected `batch_size` to be a product of two or more classes and two or "
-            f"more images of each. Received: batch_size={size}, with images_per_class="
-            f"{images} and {num_classes or 'enough'} classes. Take a power of two."
-        )
-    return dividing[-1], size // dividing[-1]
+    size, images = settings.batch_size, settings.images_per_class
+    if settings.classes_per_batch <= num_classes:
+        return settings.classes_per_batch, images
+    classes = largest_divisor(size, num_classes)
+    return (num_classes, images) if classes is None else (classes, size // classes)
 
 
 def num_chunks_of(settings: RunSettings, encoder: keras.Model, devices: Devices) -> int:
-    """The number of chunks: that of the settings, or what their memory allows."""
-    classes, images = batch_shape(settings)
-    size = classes * images
+    """The number of chunks: that of the settings, or as few as their memory allows."""
+    size = settings.batch_size
     if size % devices.num_devices:
         raise ValueError(
             "Expected a batch that the devices divide evenly. Received: a batch of "
-            f"{size} images for {devices.num_devices} devices. Give `batch_size`, a "
-            f"multiple of {devices.num_devices}."
+            f"{size} images for {devices.num_devices} devices. Choose a batch size "
+            f"that is a multiple of {devices.num_devices}."
         )
     if settings.num_chunks:
         return min(settings.num_chunks, size // devices.num_devices)
@@ -124,21 +110,21 @@ def num_chunks_of(settings: RunSettings, encoder: keras.Model, devices: Devices)
 def make_sampler(
     settings: RunSettings, train: ImageSet, devices: Devices
 ) -> ClassBalancedSampler:
-    """The batches of a run, or the share of this process in them.
+    """The batches of a run, or the part of them that this process reads.
 
-    In more than one chunk, images are read when their chunk is embedded.
+    With more than one chunk, images are read when their chunk is embedded.
     """
-    wanted = batch_shape(settings)
     num_classes = len(np.unique(train.labels[train.labels >= 0]))
     classes, images = batch_shape(settings, num_classes)
-    if num_classes < wanted[0]:
+    if num_classes < settings.classes_per_batch:
         logger.warning(
             "There are %d training classes: a batch holds %d classes and %d images of "
             "each instead of %d and %d.",
             num_classes,
             classes,
             images,
-            *wanted,
+            settings.classes_per_batch,
+            settings.images_per_class,
         )
     parts = devices.num_devices
     if settings.strategy == "data_parallel":
@@ -147,8 +133,8 @@ def make_sampler(
         raise ValueError(
             "Expected batches that the devices and their chunks divide evenly. "
             f"Received: {classes} classes of {images} images for {devices.num_devices} "
-            f"devices in num_chunks={settings.num_chunks}. Give a `batch_size` that is "
-            f"a multiple of {parts}, and not more classes than there are."
+            f"devices in num_chunks={settings.num_chunks}. Choose a batch size that "
+            f"is a multiple of {parts}, and not more classes than there are."
         )
     return ClassBalancedSampler(
         train.images,
@@ -180,7 +166,7 @@ def _augmentation(settings):
 def in_chunks(
     model: keras.Model, settings: RunSettings, sampler: ClassBalancedSampler
 ) -> keras.Model:
-    """The model to fit: itself, or its trainer in chunks, which reads the images."""
+    """Wrap a model that is trained in chunks by its trainer, which reads the images."""
     if settings.num_chunks <= 1:
         return model
     if not isinstance(model, MultistageTrainer):
@@ -195,7 +181,7 @@ def in_chunks(
 def compile_model(
     model: keras.Model, settings: RunSettings, steps_per_epoch: int
 ) -> None:
-    """Compile with the AP loss and AdamW, whose rate warms up, then falls."""
+    """Compile with the AP loss and AdamW: linear warm-up, then cosine decay."""
     steps = settings.epochs * steps_per_epoch
     learning_rate = keras.optimizers.schedules.CosineDecay(
         settings.learning_rate / 10,

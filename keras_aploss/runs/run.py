@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import shlex
+import time
 from typing import NamedTuple
 
 import keras
@@ -25,9 +26,8 @@ from keras_aploss.runs.checkpoint import (
     steps_of,
 )
 from keras_aploss.runs.data import read_run_data, write_skipped
-from keras_aploss.runs.devices import use_devices
+from keras_aploss.runs.devices import require_one_host, use_devices
 from keras_aploss.runs.network import (
-    batch_shape,
     build_encoder,
     compile_model,
     in_chunks,
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunReport(NamedTuple):
-    """What a run ends with.
+    """The result of a run.
 
     Attributes:
         folder: the run folder.
@@ -67,6 +67,23 @@ class RunReport(NamedTuple):
     saved_model: pathlib.Path | None
     interrupted: bool
     epochs: int
+
+
+def new_run_folder(settings: RunSettings) -> pathlib.Path:
+    """A path for the folder of a new run: `runs/`, the name of the model, the time.
+
+    Raises:
+        ValueError: if several hosts train together, each of which would choose another.
+
+    Example:
+    >>> from keras_aploss import RunSettings
+    >>> from keras_aploss.runs import new_run_folder
+    >>> new_run_folder(RunSettings(data="photos/")).name.startswith("photos-20")
+    True
+    """
+    require_one_host()
+    now = time.strftime("%Y%m%d-%H%M%S")
+    return pathlib.Path("runs") / f"{settings.model_name}-{now}"
 
 
 def train_run(
@@ -266,7 +283,8 @@ def _fit(settings, checkpoint, model, class_names, verbose):
     evaluation, done = checkpoint.evaluation, len(checkpoint.rows)
     if done >= settings.epochs:
         return
-    classes, images = batch_shape(settings, len(checkpoint.sampler.classes))
+    sampler = checkpoint.sampler
+    batch_size = sampler.classes_per_batch * sampler.images_per_class
     callbacks = [evaluation, checkpoint]
     if checkpoint.writes:
         callbacks += [
@@ -274,10 +292,10 @@ def _fit(settings, checkpoint, model, class_names, verbose):
             RetrievalTensorBoard(logs, evaluation, class_names=class_names),
         ]
     model.fit(
-        checkpoint.sampler,
+        sampler,
         epochs=settings.epochs,
         initial_epoch=done,
-        callbacks=[*callbacks, Throughput(classes * images)],
+        callbacks=[*callbacks, Throughput(batch_size)],
         shuffle=False,
         verbose=verbose if checkpoint.writes else 0,
     )

@@ -15,8 +15,8 @@ AT_LEAST_1 = "at least 1", lambda value: value >= 1
 AT_LEAST_2 = "at least 2", lambda value: value >= 2
 NOT_NEGATIVE = "not negative", lambda value: value >= 0
 ABOVE_0 = "above 0", lambda value: value > 0
-FRACTION = "above 0 and below 1", lambda value: 0 < value < 1
-SHARE = "above 0 and at most 1", lambda value: 0 < value <= 1
+BELOW_1 = "above 0 and below 1", lambda value: 0 < value < 1
+UP_TO_1 = "above 0 and at most 1", lambda value: 0 < value <= 1
 POWER = "between 0 and 1", lambda value: 0 <= value <= 1
 NOT_EMPTY = "not empty", bool
 PRECISION = (
@@ -40,7 +40,10 @@ class RunSettings:
     """Everything that decides the result of a training run.
 
     The defaults are those of the main job: a small network, trained from random
-    weights on the embedded data set in about three minutes on two cores.
+    weights on the built-in data set in about three minutes on two cores.
+
+    A batch holds `classes_per_batch` classes with `images_per_class` images each.
+    `replace(batch_size=...)` chooses the number of classes by the size of the batch.
 
     Raises:
         ValueError: if a value is of the wrong type or out of range; from `load` also if
@@ -54,112 +57,113 @@ class RunSettings:
 
     data: str = _field(
         "landmarks",
-        "What to train on: 'landmarks' (the embedded set), a folder with one sub-folder"
-        " of images per class (or 'train' and 'test' folders of such), or a CSV file"
-        " with the columns path, label and, if wanted, split.",
+        "Training data: 'landmarks' (the built-in data set), a folder with one "
+        "sub-folder of images per class (or 'train' and 'test' folders of such), or a "
+        "CSV file with the columns path, label and, optionally, split.",
         NOT_EMPTY,
     )
-    name: str = _field("", "Name of the exported model; by default that of the data.")
+    name: str = _field(
+        "", "Name of the exported model; by default the name of the data."
+    )
     image_size: int = _field(
         64, "Side of the square images that the model sees.", AT_LEAST_1
     )
     test_fraction: float = _field(
         0.25,
-        "Share of the classes kept for the test, if the data name no test set.",
-        FRACTION,
+        "Fraction of the classes held out as the test set, if the data define none.",
+        BELOW_1,
     )
     num_landmarks: int = _field(
-        200, "Embedded set: number of training landmarks.", AT_LEAST_2
+        200, "Built-in data set: number of training classes.", AT_LEAST_2
     )
     num_test_landmarks: int = _field(
-        50, "Embedded set: number of test landmarks.", AT_LEAST_2
+        50, "Built-in data set: number of test classes.", AT_LEAST_2
     )
     views_per_landmark: int = _field(
-        10, "Embedded set: images of each landmark.", AT_LEAST_2
+        10, "Built-in data set: images per class.", AT_LEAST_2
     )
     backbone: str = _field(
         "small_resnet",
-        "'small_resnet' or a class of keras.applications ('ResNet50').",
+        "'small_resnet' or a class of keras.applications, such as 'ResNet50'.",
         NOT_EMPTY,
     )
     weights: str = _field(
-        "", "Weights of the backbone: '' (random), 'imagenet' or a file."
+        "", "Initial weights of the backbone: '' (random), 'imagenet' or a file."
     )
-    units: int = _field(128, "Size of the embedding.", AT_LEAST_1)
-    pooling: str = _field("gem", "'gem', 'max' or 'average'.", POOLING)
+    units: int = _field(128, "Number of dimensions of the embedding.", AT_LEAST_1)
+    pooling: str = _field("gem", "Global pooling: 'gem', 'max' or 'average'.", POOLING)
     whitening: bool = _field(
-        False, "Learn a PCA whitening on the training images after training."
+        False, "After training, fit a PCA whitening on the training images."
     )
     whitening_power: float = _field(
-        0.5, "Power of the variances that it divides by.", POWER
+        0.5, "Whitening: exponent of the variances that it divides by.", POWER
     )
     classes_per_batch: int = _field(16, "Classes in a batch.", AT_LEAST_2)
     images_per_class: int = _field(8, "Images of each class in a batch.", AT_LEAST_2)
-    batch_size: int = _field(
-        0,
-        "Images in a batch; 0: classes_per_batch times images_per_class. If it is given"
-        " the number of classes follows, and if there are not so many, that of images.",
-        NOT_NEGATIVE,
-    )
     num_chunks: int = _field(
         0,
-        "Pieces in which a batch is embedded (multistage backpropagation); 0: as few as"
-        " memory_gib allows.",
+        "Number of chunks in which a batch is embedded (multistage backpropagation); "
+        "0: as few as memory_gib allows.",
         NOT_NEGATIVE,
     )
     memory_gib: float = _field(
-        4.0, "Memory for the activations of a chunk, on each device.", ABOVE_0
+        4.0, "Memory for the activations of a chunk, per device, in GiB.", ABOVE_0
     )
     precision: str = _field(
         "float32",
-        "'float32'; 'mixed_float16' (with loss scaling) or 'mixed_bfloat16' compute in "
-        "16 bits, faster on GPUs made for it.",
+        "'float32', 'mixed_float16' (with loss scaling) or 'mixed_bfloat16'; 16 bits "
+        "are faster on GPUs with tensor cores.",
         PRECISION,
     )
     strategy: str = _field(
         "one_device",
-        "'one_device'; 'mirrored': all GPUs of this machine, with TensorFlow; "
-        "'data_parallel': all devices of one or more hosts, with KERAS_BACKEND=jax.",
+        "'one_device'; 'mirrored': all GPUs of this machine (TensorFlow); "
+        "'data_parallel': all devices of one or more hosts (KERAS_BACKEND=jax).",
         STRATEGY,
     )
     epochs: int = _field(12, "Number of epochs.", AT_LEAST_1)
     steps_per_epoch: int = _field(
         0,
-        "Batches per epoch; 0: as many as hold all training images once.",
+        "Batches per epoch; 0: as many as cover all training images once.",
         NOT_NEGATIVE,
     )
     learning_rate: float = _field(
         2e-3,
-        "Highest learning rate of Adam; it warms up, then falls along a cosine.",
+        "Peak learning rate of AdamW: linear warm-up, then cosine decay.",
         ABOVE_0,
     )
     weight_decay: float = _field(1e-4, "Decoupled weight decay (AdamW).", NOT_NEGATIVE)
-    num_bins: int = _field(20, "Bins of the AP loss.", AT_LEAST_2)
+    num_bins: int = _field(20, "AP loss: number of histogram bins.", AT_LEAST_2)
     exclude_self: bool = _field(
-        False, "Leave a query out of its own ranked list in the AP loss."
+        False, "AP loss: leave each query out of its own ranked list."
     )
-    augment: bool = _field(True, "Augment the training images at random.")
+    augment: bool = _field(True, "Augment the training images.")
     crop_scale: float = _field(
-        0.6, "Augmentation: least area of the random crop.", SHARE
+        0.6, "Augmentation: minimum area of the random crop, as a fraction.", UP_TO_1
     )
     rotation: float = _field(
-        5.0, "Augmentation: largest rotation, in degrees.", NOT_NEGATIVE
+        5.0, "Augmentation: maximum rotation, in degrees.", NOT_NEGATIVE
     )
-    flip: bool = _field(False, "Augmentation: mirror every other image.")
+    flip: bool = _field(False, "Augmentation: mirror images with probability 0.5.")
     colour_jitter: float = _field(
         0.2, "Augmentation: range of brightness, contrast and saturation.", NOT_NEGATIVE
     )
-    seed: int = _field(0, "Seed of everything random.", NOT_NEGATIVE)
-    workers: int = _field(1, "Threads that prepare batches.", AT_LEAST_1)
+    seed: int = _field(0, "Seed of all random numbers.", NOT_NEGATIVE)
+    workers: int = _field(1, "Number of threads that prepare batches.", AT_LEAST_1)
     cache_gib: float = _field(
         4.0,
-        "Decode files once and keep them in memory if they need less than this.",
+        "Decode files once and keep them in memory if they fit in this many GiB.",
         NOT_NEGATIVE,
     )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch: `classes_per_batch * images_per_class`."""
+        return self.classes_per_batch * self.images_per_class
 
     @property
     def model_name(self) -> str:
@@ -172,6 +176,43 @@ class RunSettings:
         stem = path.stem if path.suffix.lower() == ".csv" else path.resolve().name
         return self.name or stem or "model"
 
+    def replace(self, *, batch_size: int = 0, **values: Any) -> "RunSettings":
+        """Return these settings with other values.
+
+        Args:
+            batch_size: Images in a batch, instead of `classes_per_batch`: the batch
+                holds as many classes as divide it evenly with at least
+                `images_per_class` images each. 0: as `classes_per_batch` says.
+            **values: Fields of `RunSettings`.
+
+        Raises:
+            ValueError: if a value is wrong, or `batch_size` is no product of two or
+                more classes and two or more images of each.
+
+        Example:
+        >>> settings = RunSettings().replace(batch_size=4096, images_per_class=8)
+        >>> settings.classes_per_batch, settings.images_per_class
+        (512, 8)
+        """
+        settings = dataclasses.replace(self, **values)
+        if type(batch_size) is not int or batch_size < 0:
+            raise ValueError(
+                "Expected `batch_size` to be of type int and not negative. Received: "
+                f"batch_size={batch_size!r}."
+            )
+        if not batch_size:
+            return settings
+        classes = largest_divisor(batch_size, batch_size // settings.images_per_class)
+        if classes is None:
+            raise ValueError(
+                "Expected `batch_size` to be a product of two or more classes and "
+                f"images_per_class={settings.images_per_class} or more images of each. "
+                f"Received: batch_size={batch_size}. Choose a power of two."
+            )
+        return dataclasses.replace(
+            settings, classes_per_batch=classes, images_per_class=batch_size // classes
+        )
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the settings to a JSON file."""
         text = json.dumps(dataclasses.asdict(self), indent=2)
@@ -179,7 +220,10 @@ class RunSettings:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "RunSettings":
-        """Read settings from a JSON file; those it does not name keep their default."""
+        """Read settings from a JSON file; those it does not name keep their default.
+
+        Besides the fields of `RunSettings` it may hold `batch_size`, see `replace`.
+        """
         problem = f"Expected a JSON file of settings. Received: {os.fspath(path)!r},"
         try:
             values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
@@ -190,18 +234,27 @@ class RunSettings:
                 f"{problem} which holds no object of settings such as "
                 '{"epochs": 20}. Write one.'
             )
-        unknown = sorted(
-            set(values) - {field.name for field in dataclasses.fields(cls)}
-        )
+        known = {field.name for field in dataclasses.fields(cls)} | {"batch_size"}
+        unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(
                 f"{problem} with unknown settings: {', '.join(unknown)}. `keras-aploss "
                 "train --help` lists them all."
             )
         try:
-            return cls(**values)
+            return cls().replace(**values)
         except ValueError as error:
             raise ValueError(f"{problem} with a wrong value: {error}") from error
+
+
+def largest_divisor(size: int, limit: int) -> int | None:
+    """The largest divisor of `size` from 2 to `limit`, but below `size`; or None.
+
+    >>> largest_divisor(128, 10)
+    8
+    """
+    limit = min(limit, size // 2)
+    return next((n for n in range(limit, 1, -1) if size % n == 0), None)
 
 
 def _check(field, value):

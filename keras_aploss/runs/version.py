@@ -1,4 +1,4 @@
-"""A version of a SavedModel with all that its users need: card, warm-up, Compose file.
+"""A version of a SavedModel with model card, warm-up requests and Compose file.
 
 What `keras-aploss train` leaves is what `keras-aploss export` would make of its run.
 """
@@ -21,11 +21,6 @@ from keras_aploss.serving import (
 )
 
 
-def can_warm_up() -> bool:
-    """Whether the extra `serving` is installed, which warm-up requests need."""
-    return importlib.util.find_spec("tensorflow_serving") is not None
-
-
 def export_version(
     model: keras.Model,
     path: str | os.PathLike,
@@ -38,7 +33,7 @@ def export_version(
     evaluation: Mapping | None = None,
     warm_up: bool | None = None,
 ) -> tuple[pathlib.Path, list[pathlib.Path]]:
-    """Write the next version of a model, and what a server of it needs.
+    """Write the next version of a model, and the files that a server of it needs.
 
     Args:
         model: (B, H, W, 3) images from 0 to 255 in, unit-length embeddings out.
@@ -49,7 +44,8 @@ def export_version(
         whitening: None, or a pair `(mean, kernel)` of shapes (D,) and (D, U).
         settings: of the run, for the card; None for a model from elsewhere.
         evaluation: its figures, for the card; None if they are not known.
-        warm_up: whether to write warm-up requests; by default if that is possible.
+        warm_up: whether to write warm-up requests; None: if the extra `serving`, which
+            they need, is installed.
 
     Returns:
         The folder of the version, and the files that were written beside it.
@@ -72,7 +68,9 @@ def export_version(
         evaluation=evaluation,
     )
     files = {"README.md": card.encode()}
-    if can_warm_up() if warm_up is None else warm_up:
+    if warm_up is None:
+        warm_up = importlib.util.find_spec("tensorflow_serving") is not None
+    if warm_up:
         files[warmup.PATH] = warmup.warmup_records(image_size, name)
     version = export_saved_model(
         model,

@@ -1,0 +1,130 @@
+"""Trained models, opened from a run folder or from a file.
+
+Where a run folder holds settings and figures, a file holds weights only: both are
+opened by `open_model`, which also returns what is known about the training.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import keras
+
+from keras_aploss.checkpoints import load_ap_gem
+from keras_aploss.runs.card import read_evaluation
+from keras_aploss.runs.checkpoint import encoder_of, load_model
+from keras_aploss.runs.settings import RunSettings
+
+PUBLISHED = (".pt", ".pth")  # checkpoints of PyTorch
+
+
+class TrainedModel(NamedTuple):
+    """A model and what is known about its training.
+
+    Attributes:
+        encoder: (B, H, W, 3) images from 0 to 255 in, unit-length embeddings out.
+        settings: those of its run, with the image size that was asked for; for a file
+            outside a run folder the defaults.
+        run: the settings of its run as they were; None for a file outside a run folder.
+        evaluation: the metrics in `evaluation/evaluation.json` of its run; None if
+            there are none, or if they are of another epoch.
+
+    Example:
+    >>> from keras_aploss import RunSettings, retrieval_model
+    >>> from keras_aploss.runs import TrainedModel
+    >>> model = TrainedModel(retrieval_model(units=8), RunSettings(), None, None)
+    >>> model.encoder.output_shape
+    (None, 8)
+    """
+
+    encoder: keras.Model
+    settings: RunSettings
+    run: RunSettings | None
+    evaluation: Mapping | None
+
+
+def open_model(
+    path: str | os.PathLike, image_size: int | None = None, *, needs_size: bool = True
+) -> TrainedModel:
+    """Open a trained model.
+
+    Args:
+        path: a run folder, a `.keras` file, a version that `export_saved_model` wrote,
+            or a published PyTorch checkpoint (`.pt`, `.pth`).
+        image_size: side of the square images; None: that of the run.
+        needs_size: whether a file outside a run folder must come with an `image_size`.
+
+    Raises:
+        ValueError: if there is no such model, it cannot be read, or its image size is
+            needed and not known.
+
+    Example:
+    >>> from keras_aploss.runs import open_model
+    >>> open_model("nowhere.keras")
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected a run folder that holds `model.keras`, a `.keras` file, a
+    version of a SavedModel (a folder with `saved_model.pb`), or a published checkpoint
+    (`.pt`). Received: 'nowhere.keras'.
+    """
+    given = pathlib.Path(path)
+    path = _find_file(given)
+    run = _run_settings(path)
+    if run is None and image_size is None and needs_size:
+        raise ValueError(
+            f"Expected `--image-size`: {str(path)!r} lies in no run folder that tells "
+            "with which size it was trained."
+        )
+    name = path.parent.name if path.is_dir() else path.stem
+    settings = RunSettings(name=name) if run is None else run
+    if image_size is not None:
+        settings = dataclasses.replace(settings, image_size=image_size)
+    # The figures of a run are those of `model.keras`, not of its other files.
+    is_measured = run is not None and path.name == "model.keras"
+    evaluation = read_evaluation(path.parent) if is_measured else None
+    return TrainedModel(_load(path), settings, run, evaluation)
+
+
+def _find_file(path):
+    """The file of a run folder, or the path itself."""
+    is_exported = (path / "saved_model.pb").exists()
+    if path.is_dir() and not is_exported:
+        finished = path / "model.keras"
+        path = finished if finished.exists() else path / "last.keras"
+    is_file = path.suffix in (".keras", *PUBLISHED) and path.exists()
+    if not is_file and not is_exported:
+        raise ValueError(
+            "Expected a run folder that holds `model.keras`, a `.keras` file, a version"
+            " of a SavedModel (a folder with `saved_model.pb`), or a published "
+            f"checkpoint (`.pt`). Received: {str(path)!r}."
+        )
+    return path
+
+
+def _run_settings(path):
+    beside = path.parent / "settings.json"
+    is_of_run = path.suffix == ".keras" and beside.exists()
+    return RunSettings.load(beside) if is_of_run else None
+
+
+def _load(path):
+    if path.suffix in PUBLISHED:
+        return load_ap_gem(path)
+    if path.is_dir():
+        return _load_saved_model(path)
+    return encoder_of(load_model(path))
+
+
+def _load_saved_model(path):
+    """A version of a SavedModel as a model that embeds and cannot be trained."""
+    try:
+        layer = keras.layers.TFSMLayer(path, call_endpoint="images")
+        images = keras.Input((None, None, 3))
+        return keras.Model(images, layer(images)["embedding"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(
+            "Expected a SavedModel that `keras-aploss export` wrote, with a signature "
+            f"`images` that gives `embedding`. Received: {str(path)!r}: {error}"
+        ) from error
