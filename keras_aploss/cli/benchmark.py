@@ -92,12 +92,12 @@ def run_benchmark(model, image_size, others, *, benchmark, embeddings_dir, **opt
         embeddings_dir: folder of the embeddings, or None.
         options: the other options of `benchmark_options`.
     """
+    options["verbose"] = int(sys.stdout.isatty())
     folder = embeddings_dir or pathlib.Path("embeddings", model.stem, benchmark)
     with clear_errors():
         try:
-            measured, results = _measure(
-                model, image_size, others, benchmark, folder, options
-            )
+            encoder, opened = _open(model, image_size, others, benchmark, options)
+            results = _measure(encoder, opened, folder, options)
         except KeyboardInterrupt:
             click.echo(
                 f"\nInterrupted: the embeddings so far are in {folder}. Rerun the "
@@ -109,55 +109,54 @@ def run_benchmark(model, image_size, others, *, benchmark, embeddings_dir, **opt
     counts = ", ".join(
         f"{result.num_queries:,} ({name})" for name, result in results.items()
     )
-    shown = {name: _heading(name) for name in measured.reported}
+    shown = {name: _heading(name) for name in opened.reported}
     print_metrics(rows, f"{benchmark}: exact metrics of queries {counts}", shown)
     click.echo(f"Embeddings: {folder}")
 
 
-def _measure(model, image_size, others, name, folder, options):
-    from keras_aploss.benchmarks import (
-        ClassBenchmark,
-        benchmark_embeddings,
-        distractor_embeddings,
-        evaluate_benchmark,
-        postprocess_benchmark,
-        read_benchmark,
-    )
+def _open(model, image_size, others, name, options):
+    """Open benchmark and model, and check their options, before any image is read."""
+    from keras_aploss.benchmarks import ClassBenchmark, read_benchmark
     from keras_aploss.images import ImageFiles
     from keras_aploss.runs import open_model
 
-    verbose = int(sys.stdout.isatty())
     given = [option for option, value in others.items() if value]
     if given:
         raise ValueError(f"Expected no {', '.join(given)} together with `--benchmark`.")
     if options["root"] is None:
         raise ValueError("Expected `--root DIR`, the folder of the benchmark's files.")
-    scales = read_scales(options["scales"])
-    # All arguments are checked before the first image is embedded.
+    options["scales"] = read_scales(options["scales"])
     benchmark = read_benchmark(
         name,
         options["root"],
         image_size=image_size or 224,
         check_files=options["check_files"],
-        verbose=verbose,
+        verbose=options["verbose"],
     )
     is_of_classes = isinstance(benchmark, ClassBenchmark)
     _check_options(benchmark, is_of_classes, image_size, options)
     trained = open_model(model, image_size, needs_size=is_of_classes)
-    encoder = trained.encoder
     if is_of_classes:
         size = trained.settings.image_size
         images = ImageFiles(benchmark.test.images.paths, size)
         benchmark = benchmark._replace(test=benchmark.test._replace(images=images))
-    units = encoder.output_shape[-1]
-    whitening = _read_whitening(options, units, verbose)
-    distractors = _find_distractors(options, units, verbose)
-    extraction = {
-        "scales": scales,
-        "max_size": options["max_size"],
-        "batch_size": options["batch_size"],
-        "verbose": verbose,
-    }
+    return trained.encoder, benchmark
+
+
+def _measure(encoder, benchmark, folder, options):
+    """Embed, postprocess and rank; the results by protocol."""
+    from keras_aploss.benchmarks import (
+        benchmark_embeddings,
+        distractor_embeddings,
+        evaluate_benchmark,
+        postprocess_benchmark,
+    )
+
+    units, verbose = encoder.output_shape[-1], options["verbose"]
+    whitening = _read_whitening(options, units)
+    distractors = _find_distractors(options, units)
+    names = ("scales", "max_size", "batch_size", "verbose")
+    extraction = {name: options[name] for name in names}
     queries, database = benchmark_embeddings(encoder, benchmark, folder, **extraction)
     if isinstance(distractors, list) and distractors:  # paths
         distractors = distractor_embeddings(encoder, distractors, folder, **extraction)
@@ -172,7 +171,7 @@ def _measure(model, image_size, others, name, folder, options):
         database_augmentation=(augment, options["alpha"]) if augment else None,
         verbose=verbose,
     )
-    return benchmark, evaluate_benchmark(
+    return evaluate_benchmark(
         benchmark, queries, database, distractors=distractors, verbose=verbose
     )
 
@@ -200,14 +199,14 @@ def _check_options(benchmark, is_of_classes, image_size, options):
                 )
 
 
-def _read_whitening(options, units, verbose):
+def _read_whitening(options, units):
     from keras_aploss.benchmarks import read_whitening
 
     path = options["whitening"]
     if path is None:
         return None
     power = options["whitening_power"]
-    whitening = read_whitening(path, power=power, verbose=verbose)
+    whitening = read_whitening(path, power=power, verbose=options["verbose"])
     mean = whitening[0] if isinstance(whitening, tuple) else whitening.mean
     if mean.shape != (units,):
         raise ValueError(
@@ -217,7 +216,7 @@ def _read_whitening(options, units, verbose):
     return whitening
 
 
-def _find_distractors(options, units, verbose):
+def _find_distractors(options, units):
     """The stored embeddings of distractors, or the paths of their images."""
     from keras_aploss.benchmarks import read_distractor_paths
     from keras_aploss.embeddings import load_embeddings
@@ -228,7 +227,7 @@ def _find_distractors(options, units, verbose):
     if path.suffix == ".npy":
         return load_embeddings(path, units=units)
     return read_distractor_paths(
-        path, check_files=options["check_files"], verbose=verbose
+        path, check_files=options["check_files"], verbose=options["verbose"]
     )
 
 
