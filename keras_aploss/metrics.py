@@ -1,4 +1,4 @@
-r"""What a progress bar may say: the exact ranking of each batch by itself.
+r"""Metrics for the progress bar: exact AP and recall@k of each batch.
 
 A listwise loss is a smooth stand-in for one minus the AP: its value depends on the
 width of the bins, and nobody can tell whether 0.31 is good. These metrics need no
@@ -31,7 +31,12 @@ import operator
 import keras
 from keras import ops
 
-from keras_aploss.losses import blocks, inputs, replicas
+from keras_aploss.losses import (
+    check_batch,
+    check_sample_weight,
+    gather_batch,
+    one_at_a_time,
+)
 
 # Similarities of a block. Sorting takes up to 100 bytes for each.
 _MAX_PAIRS = 2**20
@@ -108,21 +113,17 @@ def _recall(similarity, relevance, rounding, k):
 
 
 def _measure(of_rows, y_true, y_pred, sample_weight):
-    """What a metric makes of the queries of this device, and their weights: `(b,)`.
+    """The metric of each query of this device, and its weight: `(b,)`.
 
     Queries without positives have weight 0. Values are NaN if in a graph an embedding
     turns out not to be finite, or a label not to be a whole number.
     """
-    labels, are_whole = inputs.check_labels(y_true)
-    embeddings = inputs.as_floats(y_pred)
-    is_valid = ops.logical_and(are_whole, inputs.check_finite(embeddings, labels))
-    every, every_label = replicas.gather(embeddings), replicas.gather(labels)
-    values, has_positives = _of_blocks(
-        of_rows, embeddings, labels, every, every_label, replicas.first_row(labels)
-    )
+    labels, embeddings, is_valid = check_batch(y_true, y_pred)
+    batch = gather_batch(embeddings, labels)
+    values, has_positives = _of_blocks(of_rows, embeddings, labels, *batch)
     weight = ops.cast(has_positives, "float32")
     if sample_weight is not None:
-        weight = weight * inputs.check_sample_weight(sample_weight, labels, "float32")
+        weight = weight * check_sample_weight(sample_weight, labels, "float32")
     return ops.where(is_valid, values, float("nan")), weight
 
 
@@ -143,7 +144,7 @@ def _of_blocks(of_rows, queries, query_labels, images, labels, first):
 
     def add(i, state):
         values, counts = state
-        start = blocks.after(values, i) * block
+        start = one_at_a_time(i, values) * block
         own = ops.slice(queries, (start, 0), (block, queries.shape[1]))
         own_labels = ops.slice(query_labels, (start,), (block,))[:, None]
         place = (first + start + ops.arange(block))[:, None]

@@ -20,12 +20,12 @@ from gradients import (
     value_and_gradients,
 )
 from hypothesis import given, settings, strategies as st
-from test_cells import plain_counts
+from test_histogram import plain_counts
 
 from keras_aploss import APLoss, ap_loss
-from keras_aploss.losses import blocks, cells
+from keras_aploss.losses import blocks, histogram
 
-BINS = cells.Bins(20, -1.0, 1.0)
+BINS = histogram.Bins(20, -1.0, 1.0)
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
 
 

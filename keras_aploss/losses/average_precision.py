@@ -14,9 +14,11 @@ precision, incremental recall and AP become sums over bins (eq. 9-11):
     Δr_m = Σ_j δ(s_j, m) y_j / Σ_j y_j
     AP_Q = Σ_m P_m Δr_m
 
-In terms of the cumulative histograms ``C⁺_m`` and ``C_m`` (the sums over ``m' ≤ m``, of
-positives and of all images), ``P_m = C⁺_m / C_m``; they are made in `cells` and
-`blocks`, whose gradient is closed-form.
+`quantized_average_precision` is these formulas as code: the definition, and what to
+read first. `ap_loss` and `APLoss` compute one minus the same AP_Q from embeddings, with
+a gradient in closed form: in terms of the cumulative histograms ``C⁺_m`` and ``C_m``
+(the sums over ``m' ≤ m``, of positives and of all images), ``P_m = C⁺_m / C_m``;
+`histogram` and `blocks` make them without ever holding all similarities.
 
 AP_Q equals AP when all similarities sit on distinct bin centres; elsewhere the images
 of a bin share their rank, so it is an approximation from which one trains, never a
@@ -35,15 +37,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_aploss.losses import cells
-from keras_aploss.losses.inputs import (
-    check_bins,
-    check_block_size,
-    check_dtype,
-    same_shape,
-)
-from keras_aploss.losses.listwise import batch_loss, listwise_loss, queries_of
-from keras_aploss.losses.replicas import agree, refuse_several_hosts
+from keras_aploss.losses.checks import check_bins, check_similarities
+from keras_aploss.losses.listwise import ListwiseLoss, listwise_loss
 
 
 def quantized_average_precision(
@@ -55,8 +50,14 @@ def quantized_average_precision(
 ) -> Any:
     """Quantized Average Precision (AP_Q, eq. 11) of each row, differentiable.
 
+    The definition that `ap_loss` computes in closed form: the formulas of the paper and
+    automatic differentiation, which holds some tensors `(Q, N)` for each bin. It takes
+    similarities of any origin; to train on embeddings, use `ap_loss` or `APLoss`.
+
     A similarity outside `similarity_range` counts wholly in the end bin and has no
-    gradient: a range of (0, 1) therefore gives no signal on negative cosines.
+    gradient: a range of (0, 1) therefore gives no signal on negative cosines. At a bin
+    centre the kernel has a kink: automatic differentiation takes the slope 0 there,
+    `ap_loss` the limit from below.
 
     Args:
         similarity: float tensor `(Q, N)`: similarity of each query to each image of
@@ -81,43 +82,22 @@ def quantized_average_precision(
     >>> [round(float(value), 4) for value in ap]  # (1/1 + 2/3) / 2
     [0.8333]
     """
-    bins = check_bins(num_bins, similarity_range)
-    similarity = ops.convert_to_tensor(similarity)
-    if keras.backend.standardize_dtype(similarity.dtype) != "float64":
-        similarity = ops.cast(similarity, "float32")
-    relevance = ops.convert_to_tensor(relevance)
-    if keras.backend.standardize_dtype(relevance.dtype) != "bool":
-        relevance = relevance > 0
-    shapes = tuple(similarity.shape), tuple(relevance.shape)
-    if len(shapes[0]) != 2 or not same_shape(*shapes):
-        raise ValueError(
-            "Expected `similarity` and `relevance` of one shape (Q, N). Received: "
-            f"similarity.shape={shapes[0]}, relevance.shape={shapes[1]}. "
-            "Give a single query as a matrix of one row."
-        )
-    is_nan = ops.isnan(similarity)
-    similarity = ops.where(is_nan, 0.0, similarity)
-    ap = average_precision_of(_counts(similarity, relevance, bins))
-    return ops.where(ops.any(is_nan, axis=1), float("nan"), ap)
-
-
-def _counts(similarity, relevance, bins):
-    """`cells.cumulative_counts` of similarities that are given: `(Q, 2, M)`."""
-    margin = 1 / bins.density  # what lies outside stays there, and is finite
-
-    @ops.custom_gradient
-    def counts(similarity):
-        similarity = ops.clip(similarity, bins.low - margin, bins.high + margin)
-        cell, share = cells.cells_of(similarity, relevance, bins)
-
-        def gradient(*args, upstream=None):
-            (upstream,) = args if upstream is None else (upstream,)
-            return cells.look_up(cells.slopes_of(upstream, bins), cell, bins)
-
-        sums = cells.histogram(cell, cells.entries_of(share), bins)
-        return cells.cumulative_counts(sums, bins, similarity.dtype), gradient
-
-    return counts(similarity)
+    _, low, high = check_bins(num_bins, similarity_range)
+    similarity, relevance = check_similarities(similarity, relevance)  # (Q, N)
+    similarity = ops.clip(similarity, low, high)  # the end bins saturate
+    num_positives = ops.sum(relevance, axis=1)  # (Q,)
+    ap = positives = images = ops.zeros_like(num_positives)
+    delta = (high - low) / (num_bins - 1)
+    for m in range(num_bins):
+        centre = high - m * delta
+        weight = ops.relu(1.0 - ops.abs(similarity - centre) / delta)  # eq. 7
+        positives_here = ops.sum(weight * relevance, axis=1)  # (Q,)
+        positives = positives + positives_here
+        images = images + ops.sum(weight, axis=1)
+        precision = ops.divide_no_nan(positives, images)  # eq. 9
+        incremental_recall = ops.divide_no_nan(positives_here, num_positives)  # eq. 10
+        ap = ap + precision * incremental_recall  # eq. 11
+    return ap
 
 
 def average_precision_of(counts):
@@ -142,6 +122,7 @@ def ap_loss(
 ) -> Any:
     """One minus the quantized AP of each query (eq. 12, before the mean).
 
+    The AP is defined by `quantized_average_precision`; here it is made in closed form.
     Without a database the queries rank one another: that is `APLoss`. With one they
     rank the database, such as the embeddings of earlier batches (a cross-batch memory)
     or of a catalogue; gradients flow to both, unless one of them is a constant.
@@ -196,7 +177,7 @@ def ap_loss(
 
 
 @keras.saving.register_keras_serializable(package="keras_aploss")
-class APLoss(keras.losses.Loss):
+class APLoss(ListwiseLoss):
     """One minus the quantized AP of every image of a batch against the whole batch.
 
     Each image of the batch is a query that ranks the batch by similarity, and the
@@ -204,6 +185,8 @@ class APLoss(keras.losses.Loss):
     without pairs, triplets or a search for hard negatives (eq. 12):
 
         loss = 1 - mean_i AP_Q(similarities of i, relevance of i)
+
+    with `AP_Q` as `quantized_average_precision` defines it.
 
     `y_true` holds integer class labels, shape `(B,)` or `(B, 1)`. A negative label
     marks a distractor: it is in every list, never relevant and never a query.
@@ -279,44 +262,16 @@ class APLoss(keras.losses.Loss):
         name: str = "ap_loss",
         dtype: str | None = None,
     ):
-        check_bins(num_bins, similarity_range)
-        check_block_size(block_size)
-        refuse_several_hosts()
-        super().__init__(name=name, reduction=reduction, dtype=check_dtype(dtype))
-        self.num_bins = num_bins
-        self.similarity_range = tuple(float(limit) for limit in similarity_range)
-        self.exclude_self = exclude_self
-        self.block_size = block_size
-
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        """Return the reduced loss; see the class for the arguments."""
-        ids, weight = queries_of(
-            y_true,
-            sample_weight,
-            self.reduction,
-            exclude_self=self.exclude_self,
-            dtype=self.dtype,
-        )
-        loss = super().__call__(ids, y_pred, weight)
-        return agree(loss, weight, self.reduction)
-
-    def call(self, y_true, y_pred):
-        """Return `1 - AP_Q` per query `(B,)`, 0 for a query without positives."""
-        return batch_loss(
-            average_precision_of,
-            ops.convert_to_tensor(y_pred, dtype=self.dtype),
-            ops.cast(ops.reshape(y_true, (-1,)), "int32"),
-            bins=check_bins(self.num_bins, self.similarity_range),
-            exclude_self=self.exclude_self,
-            block_size=self.block_size,
+        super().__init__(
+            num_bins,
+            similarity_range,
+            exclude_self,
+            block_size,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
         )
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_bins": self.num_bins,
-            "similarity_range": self.similarity_range,
-            "exclude_self": self.exclude_self,
-            "block_size": self.block_size,
-            "dtype": self.dtype,
-        }
+    def average_precision(self, counts):
+        """AP_Q `(Q,)` of cumulative soft histograms `(Q, 2, M)`."""
+        return average_precision_of(counts)

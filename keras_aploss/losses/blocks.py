@@ -1,14 +1,14 @@
 r"""Cumulative soft histograms of long lists, block by block; never all similarities.
 
-The similarities of a block of queries are made, counted in cells and forgotten. The
-gradient puts the slope of its cell in the place of each, and multiplies these by the
-embeddings. The cells of the first blocks are kept from one pass to the other, as many
-as a fixed amount of memory holds; those of the other blocks are made again.
+The similarities of a block of queries are made, counted by `histogram` and forgotten.
+The gradient puts the slope of its interval in the place of each, and multiplies these
+by the embeddings. The intervals of the first blocks are kept from one pass to the
+other, as many as a fixed amount of memory holds; those of the others are made again.
 
 Where a batch ranks itself, ``s_ij = s_ji``: each similarity is made once and counted in
-two lists. The images stand in a circle of an odd number ``T = 2 h + 1`` of blocks, and
-each block meets itself and the ``h`` blocks behind it, its *window*. So every two
-blocks meet once:
+two lists. The batch is cut into an odd number ``T = 2 h + 1`` of blocks in cyclic
+order, and each block meets itself and the ``h`` blocks behind it, its *window*. So
+every two blocks meet once:
 
     T = 5     columns 0 1 2 3 4
     row 0             ■ ■ ■ · ·
@@ -23,26 +23,27 @@ two where similarities are made again. Automatic differentiation of a plain ``X 
 costs three.
 
 Dimension key: ``B`` batch, ``Q`` queries, ``N`` images of the database, ``D`` units,
-``M`` bins, ``C`` cells, ``T`` blocks of ``b`` images, ``W = (h + 1) b`` of a window.
+``M`` bins, ``I`` intervals, ``T`` blocks of ``b`` images, ``W = (h + 1) b`` images of a
+window.
 """
 
 from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_aploss.losses import cells
+from keras_aploss.losses import histogram
 
 # Similarities of a block. Each takes tens of bytes under XLA and up to 200 without,
 # where every operation has arrays of its own.
 MAX_PAIRS = 2**22
-# Cells kept for the gradient, a byte each for up to 126 bins and else four: all those
-# of a batch of 10,000 images.
+# Intervals kept for the gradient, a byte each for up to 126 bins and else four: all
+# those of a batch of 10,000 images.
 MAX_KEPT = 2**26
 # Longer blocks do not multiply faster, and shorter ones save more by symmetry.
 MAX_ROWS = 768
 
 
-class _Circle(NamedTuple):
+class _CyclicBlocks(NamedTuple):
     """`size` images in `2 half + 1` blocks of `block`, the last one filled up."""
 
     size: Any
@@ -71,13 +72,13 @@ class _Circle(NamedTuple):
         """Whether it is known that no block has others behind it."""
         return isinstance(self.half, int) and self.half == 0
 
-    def lay_out(self, x, fill=0):
+    def unroll(self, x, fill=0):
         """Fill up the last block, and put the first `half` blocks behind it again."""
         x = _pad_rows(x, self.padding, fill)
         return ops.concatenate([x, x[: self.half * self.block]])
 
-    def gather(self, x):
-        """Add what an image received in its two places: the transpose of `lay_out`."""
+    def add_up(self, x):
+        """Add what an image received in its two places: the transpose of `unroll`."""
         end = self.num_blocks * self.block
         total = x[: self.half * self.block] + x[end:]
         return ops.slice_update(x, (0,) * len(x.shape), total)[: self.size]
@@ -89,22 +90,23 @@ def counts_in_batch(embeddings, labels, bins, *, exclude_self=False, block_size=
     Args:
         embeddings: float tensor `(B, D)`.
         labels: integer tensor `(B,)`. A negative label is relevant to none.
-        bins: a `cells.Bins`.
+        bins: a `histogram.Bins`.
         exclude_self: whether an image is left out of its own list.
         block_size: the most rows of a block; `None` chooses.
 
     Returns:
-        Tensor `(B, 2, M)`, see `cells.cumulative_counts`. Its gradient is closed-form.
+        Tensor `(B, 2, M)`, see `histogram.cumulative_counts`, with a gradient in closed
+        form.
     """
     size = ops.shape(embeddings)[0]
-    circle = _Circle.of(size, block_size or _choose_rows((size + 1) // 2))
-    block, window = circle.block, circle.window
-    query_labels, list_labels = _never_equal_if_negative(circle.lay_out(labels, -1))
+    layout = _CyclicBlocks.of(size, block_size or _choose_rows((size + 1) // 2))
+    block, window = layout.block, layout.window
+    query_labels, list_labels = _never_equal_if_negative(layout.unroll(labels, -1))
     left_out = _is_at(0, block, window) if exclude_self else None  # (W, b)
 
     @ops.custom_gradient
     def counts(x):
-        images = circle.lay_out(x)  # (T b + h b, D)
+        images = layout.unroll(x)  # (T b + h b, D)
 
         def make(i):
             return _make_block(
@@ -116,38 +118,40 @@ def counts_in_batch(embeddings, labels, bins, *, exclude_self=False, block_size=
                 left_out,
             )  # (W, b)
 
-        def count(i, sums, cell, entries):
-            parts = [cells.histogram(cell, entries, bins, axis=1)]  # (b, C)
-            if not circle.is_one_block:
-                behind = cell[block:], entries[block:]
-                parts.append(cells.histogram(*behind, bins))  # (W - b, C)
+        def count(i, sums, interval, contribution):
+            of_block = histogram.interval_sums(interval, contribution, bins, axis=1)
+            parts = [of_block]  # (b, I)
+            if not layout.is_one_block:
+                behind = interval[block:], contribution[block:]
+                parts.append(histogram.interval_sums(*behind, bins))  # (W - b, I)
             return _add_rows(sums, i * block, parts)
 
-        zero = cells.histogram_of_zero(bins, x.dtype)
+        zero = histogram.interval_sums_of_zero(bins, x.dtype)
         sums = ops.zeros((ops.shape(images)[0], *zero.shape[1:]), zero.dtype)
-        blocks = _Blocks(circle.num_blocks, (window, block), bins)
+        blocks = _BlockLoop(layout.num_blocks, (window, block), bins)
         sums, kept = blocks.count(make, count, sums)
         # Each list has met the zeros of the padding.
-        sums = circle.gather(sums) - zero * ops.cast(circle.padding, zero.dtype)
+        sums = layout.add_up(sums) - zero * ops.cast(layout.padding, zero.dtype)
 
         def gradient(*args, upstream=None):
             (upstream,) = args if upstream is None else (upstream,)
-            slopes = circle.lay_out(cells.slopes_of(upstream, bins))
+            slopes = layout.unroll(histogram.slopes_of(upstream, bins))
 
-            def add(i, total, cell):
+            def add(i, total, interval):
                 slope = _rows(slopes, i * block, window)
                 # ∂/∂s_ij + ∂/∂s_ji, a block of G + Gᵀ
-                pull = cells.look_up(slope, cell, bins)
-                pull = pull + cells.look_up(slope, cell, bins, axis=1)  # (W, b)
+                of_row = histogram.gather_slopes(slope, interval, bins)
+                of_column = histogram.gather_slopes(slope, interval, bins, axis=1)
+                pull = of_row + of_column  # (W, b)
                 seen = _rows(images, i * block, window)
                 of_block = ops.matmul(ops.transpose(pull), seen)
                 of_behind = ops.matmul(pull[block:], seen[:block])
                 return _add_rows(total, i * block, [of_block, of_behind])
 
             total = blocks.add(make, add, ops.zeros_like(images), kept)
-            return circle.gather(total)
+            return layout.add_up(total)
 
-        return cells.cumulative_counts(sums, bins, x.dtype), gradient
+        return histogram.cumulative_counts(sums, bins, x.dtype), gradient
 
     return counts(embeddings)
 
@@ -169,14 +173,14 @@ def counts_in_database(
         query_labels: integer tensor `(Q,)`.
         database: float tensor `(N, D)`.
         database_labels: integer tensor `(N,)`. A negative label is relevant to none.
-        bins: a `cells.Bins`.
+        bins: a `histogram.Bins`.
         first: where the queries stand one after the other in the database, the place of
             the first; each is left out of its own list. `None` leaves out nothing.
         block_size: the most queries of a block; `None` chooses.
 
     Returns:
-        Tensor `(Q, 2, M)`, see `cells.cumulative_counts`. Its gradients, to queries and
-        database, are closed-form.
+        Tensor `(Q, 2, M)`, see `histogram.cumulative_counts`, with gradients to queries
+        and database in closed form.
     """
     size, length = ops.shape(queries)[0], ops.shape(database)[0]
     # A device may have no query at all.
@@ -197,22 +201,22 @@ def counts_in_database(
             own = _rows(images, start, block), _rows(query_labels, start, block)
             return _make_block(*lists, *own, bins, left_out)  # (N, b)
 
-        def count(i, sums, cell, entries):
-            of_block = cells.histogram(cell, entries, bins, axis=1)  # (b, C)
-            return _add_rows(sums, i * block, [of_block])
+        def count(i, sums, interval, contribution):
+            of_block = histogram.interval_sums(interval, contribution, bins, axis=1)
+            return _add_rows(sums, i * block, [of_block])  # (b, I)
 
-        zero = cells.histogram_of_zero(bins, queries.dtype)
+        zero = histogram.interval_sums_of_zero(bins, queries.dtype)
         sums = ops.zeros((num_blocks * block, *zero.shape[1:]), zero.dtype)
-        blocks = _Blocks(num_blocks, (length, block), bins)
-        sums, kept = blocks.count(make, count, sums)  # (T b, C)
+        blocks = _BlockLoop(num_blocks, (length, block), bins)
+        sums, kept = blocks.count(make, count, sums)  # (T b, I)
 
         def gradient(*args, upstream=None):
             (upstream,) = args if upstream is None else (upstream,)
-            slopes = _pad_rows(cells.slopes_of(upstream, bins), padding)
+            slopes = _pad_rows(histogram.slopes_of(upstream, bins), padding)
 
-            def add(i, totals, cell):
+            def add(i, totals, interval):
                 slope = _rows(slopes, i * block, block)
-                pull = cells.look_up(slope, cell, bins, axis=1)  # (N, b)
+                pull = histogram.gather_slopes(slope, interval, bins, axis=1)  # (N, b)
                 of_block = ops.matmul(ops.transpose(pull), database)
                 of_database = ops.matmul(pull, _rows(images, i * block, block))
                 total, of_others = totals
@@ -223,13 +227,13 @@ def counts_in_database(
             return of_queries[:size], of_database
 
         sums = sums[:size]
-        return cells.cumulative_counts(sums, bins, queries.dtype), gradient
+        return histogram.cumulative_counts(sums, bins, queries.dtype), gradient
 
     return counts(queries, database)
 
 
-class _Blocks(NamedTuple):
-    """Blocks of cells, the first of which are kept from one pass to the other."""
+class _BlockLoop(NamedTuple):
+    """Loops over blocks; the intervals of the first are kept for the second loop."""
 
     num_blocks: Any
     shape: Any
@@ -244,17 +248,18 @@ class _Blocks(NamedTuple):
         return ops.clip(in_memory, 1, self.num_blocks)
 
     def count(self, make, count, sums):
-        """Make and count all blocks; return the sums and the cells that are kept."""
-        dtype = "uint8" if self.bins.num_cells <= 256 else "int32"
+        """Make and count all blocks; return the sums and the intervals kept."""
+        dtype = "uint8" if self.bins.num_intervals <= 256 else "int32"
 
         def count_and_keep(i, state):
             sums, kept = state
-            cell, entries = make(after(sums, i))
-            row = ops.expand_dims(ops.cast(cell, dtype), 0)
-            return count(i, sums, cell, entries), ops.slice_update(kept, (i, 0, 0), row)
+            interval, contribution = make(one_at_a_time(i, sums))
+            row = ops.expand_dims(ops.cast(interval, dtype), 0)
+            sums = count(i, sums, interval, contribution)
+            return sums, ops.slice_update(kept, (i, 0, 0), row)
 
         def count_only(i, sums):
-            return count(i, sums, *make(after(sums, i)))
+            return count(i, sums, *make(one_at_a_time(i, sums)))
 
         kept = ops.zeros((self.num_kept, *self.shape), dtype)
         sums, kept = ops.fori_loop(0, self.num_kept, count_and_keep, (sums, kept))
@@ -264,22 +269,22 @@ class _Blocks(NamedTuple):
         """Add what each block adds to the gradients; make those that are not kept."""
 
         def add_kept(i, totals):
-            start = after(totals, i), 0, 0
-            cell = ops.slice(kept, start, (1, *self.shape))[0]
-            return add(i, totals, ops.cast(cell, "int32"))
+            start = one_at_a_time(i, totals), 0, 0
+            interval = ops.slice(kept, start, (1, *self.shape))[0]
+            return add(i, totals, ops.cast(interval, "int32"))
 
         def add_made(i, totals):
-            return add(i, totals, make(after(totals, i))[0])
+            return add(i, totals, make(one_at_a_time(i, totals))[0])
 
         totals = ops.fori_loop(0, self.num_kept, add_kept, totals)
         return ops.fori_loop(self.num_kept, self.num_blocks, add_made, totals)
 
 
-def after(state, i):
-    """`i`, as soon as `state` is there.
+def one_at_a_time(i, state):
+    """The index `i` of a loop, as soon as the `state` of the round before is there.
 
-    TensorFlow begins with a round of a loop before the one before has ended, wherever
-    it can: up to ten blocks would be in memory at once.
+    TensorFlow starts a round of a loop before the last one has ended, wherever it can:
+    up to ten blocks would be in memory at once.
     """
     state = state[0] if isinstance(state, tuple) else state
     x = state[(0,) * len(state.shape)]
@@ -288,14 +293,14 @@ def after(state, i):
 
 
 def _make_block(images, list_labels, queries, query_labels, bins, left_out=None):
-    """The cell of each image in the list of each query, and its entry: `(N, Q)`."""
+    """Interval and contribution of each image in the list of each query: `(N, Q)`."""
     # The smaller matrix is transposed, and scaled in the place of the product.
     scaled = ops.matmul(images, ops.transpose(queries) * bins.density)
     relevance = ops.equal(list_labels[:, None], query_labels[None, :])
-    cell, share = cells.cells_of_scaled(scaled, relevance, bins)
+    interval, fraction = histogram.intervals_of_scaled(scaled, relevance, bins)
     if left_out is not None:
-        cell = ops.where(left_out, bins.left_out, cell)
-    return cell, cells.entries_of(share)
+        interval = ops.where(left_out, bins.left_out, interval)
+    return interval, histogram.contributions(fraction)
 
 
 def _is_at(first, size, length):

@@ -1,7 +1,7 @@
 r"""The classes of a batch: their numbers, their sizes, and the positives of an image.
 
-The images of a class stand in a circle, so that the k-th positives of all images are
-one look-up: the positives of an image are those 1, 2, …, ``K - 1`` behind it.
+The images of a class have a cyclic order, so that the k-th positives of all images are
+one gather: the positives of an image are those 1, 2, …, ``K - 1`` places behind it.
 
 Dimension key: ``B`` batch, ``q`` some of its images, ``K`` images of a class.
 """
@@ -27,17 +27,17 @@ def class_ids(labels):
     return ops.where(labels < 0, -1, ops.cast(ids, "int32"))
 
 
-class Circles(NamedTuple):
-    """The images of a batch in order of classes, and where some of them stand there.
+class Classmates(NamedTuple):
+    """The images of a batch sorted by class, and the places of some of them there.
 
     Attributes:
         by_class: the images, class after class: `(B,)`. Distractors count as one class.
-        place: where each image stands in `by_class`: `(q,)`.
-        start: where the first image of its class stands: `(q,)`.
+        place: the place of each image in `by_class`: `(q,)`.
+        start: the place of the first image of its class: `(q,)`.
         size: the number of images of its class, K: `(q,)`.
 
-    >>> circles = Circles.of(ops.convert_to_tensor([1, 0, 1, 0, 1]))
-    >>> [[int(i) for i in circles.behind(k)] for k in (1, 2)]  # 0 → 2 → 4, 1 → 3
+    >>> classmates = Classmates.of(ops.convert_to_tensor([1, 0, 1, 0, 1]))
+    >>> [[int(i) for i in classmates.kth(k)] for k in (1, 2)]  # 0 → 2 → 4, 1 → 3
     [[2, 3, 4, 1, 0], [4, 1, 0, 3, 2]]
     """
 
@@ -48,7 +48,7 @@ class Circles(NamedTuple):
 
     @classmethod
     def of(cls, ids):
-        """The circles of all images `(B,)`, from their `class_ids`."""
+        """The classmates of all images `(B,)`, from their `class_ids`."""
         num_segments = ops.shape(ids)[0] + 1  # the first: distractors
         sizes = ops.segment_sum(ops.ones_like(ids), ids + 1, num_segments=num_segments)
         by_class = ops.cast(ops.argsort(ids), "int32")
@@ -62,9 +62,9 @@ class Circles(NamedTuple):
             ops.slice(x, (first,), (count,))
             for x in (self.place, self.start, self.size)
         )
-        return Circles(self.by_class, place, start, size)
+        return Classmates(self.by_class, place, start, size)
 
-    def behind(self, k):
-        """The k-th image behind each: `(q,)`. For k < K it is another one."""
+    def kth(self, k):
+        """The k-th image of its class behind each: `(q,)`; for k < K another one."""
         step = ops.mod(self.place - self.start + k, self.size)
         return ops.take(self.by_class, self.start + step)

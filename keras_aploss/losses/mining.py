@@ -1,7 +1,7 @@
 r"""The triplets that a loss chooses in a batch, and how far they are violated.
 
-**Memory.** The semi-hard negatives of the k-th positives of all queries are looked up
-at once, for one k after the other: ``O(B²)`` memory, where all triplets at once take
+**Memory.** The semi-hard negatives of the k-th positives of all queries are found at
+once, for one k after the other: ``O(B²)`` memory, where all triplets at once take
 ``O(B³)``, and ``O(B² K)`` time. The gradient to the distances is made on the way: 1 at
 each violated pair of a query and a positive, -1 at the negative that the pair met.
 
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_aploss.losses import inputs, replicas
-from keras_aploss.losses.blocks import after
-from keras_aploss.losses.classes import Circles
+from keras_aploss.losses import checks, replicas
+from keras_aploss.losses.blocks import one_at_a_time
+from keras_aploss.losses.classes import Classmates
 from keras_aploss.losses.distances import check_distance_metric, distances, is_self
 
 
@@ -25,19 +25,19 @@ class Comparison(NamedTuple):
 
     Attributes:
         distance: of each query to each image: `(b, B)`.
-        is_same: where the image is of the class of the query: `(b, B)`.
-        is_own: where it is the query itself: `(b, B)`.
+        is_same: whether the image is of the class of the query: `(b, B)`.
+        is_own: whether it is the query itself: `(b, B)`.
         is_query: whether an image of the batch is a query with negatives: `(B,)`.
-        circles: `Circles` of the batch.
+        classmates: `Classmates` of the batch.
         first: the place of the first query in the batch.
-        are_finite: whether all embeddings and distances are: `()`.
+        are_finite: whether all embeddings and distances are finite: `()`.
     """
 
     distance: Any
     is_same: Any
     is_own: Any
     is_query: Any
-    circles: Any
+    classmates: Any
     first: Any
     are_finite: Any
 
@@ -48,10 +48,8 @@ class Comparison(NamedTuple):
 
 def compare_in_replica(embeddings, ids, distance_metric):
     """`compare` this device's images `(b, D)` with the batch of all devices."""
-    batch = replicas.gather(embeddings)  # (B, D)
-    batch_ids = ops.cast(replicas.gather(ids), ids.dtype)  # (B,)
-    inputs.check_list_length(batch_ids, least=2)
-    first = replicas.first_row(ids)
+    batch, batch_ids, first = replicas.gather_batch(embeddings, ids)
+    checks.check_list_length(batch_ids, least=2)
     return compare(embeddings, ids, batch, batch_ids, distance_metric, first)
 
 
@@ -71,18 +69,18 @@ def compare(queries, ids, batch, batch_ids, distance_metric, first=0):
             finite.
     """
     check_distance_metric(distance_metric)
-    are_finite = inputs.check_finite(batch, batch_ids)
+    are_finite = checks.check_finite(batch, batch_ids)
     distance = distances(queries, batch, distance_metric, first)
     if callable(distance_metric):  # else finite embeddings have finite distances
         are_finite = ops.logical_and(are_finite, ops.all(ops.isfinite(distance)))
-    circles = Circles.of(batch_ids)
-    has_negatives = circles.size < ops.shape(batch_ids)[0]
+    classmates = Classmates.of(batch_ids)
+    has_negatives = classmates.size < ops.shape(batch_ids)[0]
     return Comparison(
         distance,
         is_same=ops.equal(ids[:, None], batch_ids[None, :]),
         is_own=is_self(queries, batch, first),
         is_query=ops.logical_and(batch_ids >= 0, has_negatives),
-        circles=circles,
+        classmates=classmates,
         first=first,
         are_finite=are_finite,
     )
@@ -90,11 +88,11 @@ def compare(queries, ids, batch, batch_ids, distance_metric, first=0):
 
 def semi_hard(comparison, *, margin):
     """The semi-hard triplet loss of each query `(b,)`; its mean is over all pairs."""
-    circles, is_same = comparison.circles, comparison.is_same
-    counts = ops.where(comparison.is_query, circles.size - 1, 0)  # (B,)
+    classmates, is_same = comparison.classmates, comparison.is_same
+    counts = ops.where(comparison.is_query, classmates.size - 1, 0)  # (B,)
     num_positives = comparison.of_queries(counts)  # (b,)
     num_queries, size = ops.shape(is_same)[0], ops.shape(is_same)[1]
-    circles = circles.of_images(comparison.first, num_queries)
+    classmates = classmates.of_images(comparison.first, num_queries)
     rows = ops.arange(num_queries)
 
     def at(x, columns):
@@ -111,8 +109,8 @@ def semi_hard(comparison, *, margin):
 
         def add(k, state):
             total, slope = state
-            k = after(ops.sum(total), k)
-            positive = circles.behind(k)
+            k = one_at_a_time(k, ops.sum(total))
+            positive = classmates.kth(k)
             d_qp = at(distance, positive)  # (b,)
             beyond = ops.where(negatives > d_qp[:, None], negatives, math.inf)
             d_qn = ops.min(beyond, axis=1)
@@ -166,7 +164,7 @@ def _values(comparison, terms, counts):
 
 
 def _check_some(is_some):
-    values = inputs.values_if_eager(is_some)
+    values = checks.values_if_eager(is_some)
     if values is not None and not values:
         raise ValueError(
             "Expected a triplet: a query with a positive and a negative. Received: "

@@ -1,4 +1,4 @@
-r"""The batch of all devices: what a loss has to know about `tf.distribute`.
+r"""The batch of all devices under `tf.distribute`, as losses and metrics rank it.
 
 `tf.distribute.MirroredStrategy` runs the same step once per device, each time with a
 part of the batch: a *replica*. Most losses are means over images, and need not know of
@@ -69,6 +69,21 @@ def gather(x):
     if x.dtype.is_integer or x.dtype.is_bool:  # GPUs do not exchange all their types
         x = ops.cast(x, "int64")
     return replica.all_gather(x, axis=0)
+
+
+def gather_batch(embeddings, labels):
+    """Gather the batch of all replicas.
+
+    Args:
+        embeddings: float tensor `(b, D)`, those of this replica.
+        labels: integer tensor `(b,)`.
+
+    Returns:
+        Embeddings `(B, D)`, labels `(B,)` of the same type, and the place of the first
+        image of this replica among them.
+    """
+    batch_labels = ops.cast(gather(labels), labels.dtype)
+    return gather(embeddings), batch_labels, first_row(labels)
 
 
 def first_row(x):

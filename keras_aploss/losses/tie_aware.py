@@ -36,13 +36,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_aploss.losses.inputs import (
-    check_bins,
-    check_block_size,
-    check_dtype,
-)
-from keras_aploss.losses.listwise import batch_loss, listwise_loss, queries_of
-from keras_aploss.losses.replicas import agree, refuse_several_hosts
+from keras_aploss.losses.checks import check_bins
+from keras_aploss.losses.listwise import ListwiseLoss, listwise_loss
 
 
 def tie_aware_average_precision_of(counts, simplified=False):
@@ -128,7 +123,7 @@ def tie_aware_ap_loss(
 
 
 @keras.saving.register_keras_serializable(package="keras_aploss")
-class TieAwareAPLoss(keras.losses.Loss):
+class TieAwareAPLoss(ListwiseLoss):
     """One minus the tie-aware AP of every image of a batch against the whole batch.
 
     Used as `APLoss`, at the same cost, and ranking the images of all devices alike:
@@ -173,48 +168,20 @@ class TieAwareAPLoss(keras.losses.Loss):
         name: str = "tie_aware_ap_loss",
         dtype: str | None = None,
     ):
-        check_bins(num_bins, similarity_range)
-        check_block_size(block_size)
-        refuse_several_hosts()
-        super().__init__(name=name, reduction=reduction, dtype=check_dtype(dtype))
-        self.num_bins = num_bins
-        self.similarity_range = tuple(float(limit) for limit in similarity_range)
+        super().__init__(
+            num_bins,
+            similarity_range,
+            exclude_self,
+            block_size,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
         self.simplified = simplified
-        self.exclude_self = exclude_self
-        self.block_size = block_size
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        """Return the reduced loss; see the class for the arguments."""
-        ids, weight = queries_of(
-            y_true,
-            sample_weight,
-            self.reduction,
-            exclude_self=self.exclude_self,
-            dtype=self.dtype,
-        )
-        loss = super().__call__(ids, y_pred, weight)
-        return agree(loss, weight, self.reduction)
-
-    def call(self, y_true, y_pred):
-        """Return `1 - AP_T` per query `(B,)`, 0 for a query without positives."""
-        return batch_loss(
-            functools.partial(
-                tie_aware_average_precision_of, simplified=self.simplified
-            ),
-            ops.convert_to_tensor(y_pred, dtype=self.dtype),
-            ops.cast(ops.reshape(y_true, (-1,)), "int32"),
-            bins=check_bins(self.num_bins, self.similarity_range),
-            exclude_self=self.exclude_self,
-            block_size=self.block_size,
-        )
+    def average_precision(self, counts):
+        """AP_T `(Q,)` of cumulative soft histograms `(Q, 2, M)`."""
+        return tie_aware_average_precision_of(counts, simplified=self.simplified)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "num_bins": self.num_bins,
-            "similarity_range": self.similarity_range,
-            "simplified": self.simplified,
-            "exclude_self": self.exclude_self,
-            "block_size": self.block_size,
-            "dtype": self.dtype,
-        }
+        return {**super().get_config(), "simplified": self.simplified}

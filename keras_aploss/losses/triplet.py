@@ -38,7 +38,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_aploss.losses import inputs, replicas
+from keras_aploss.losses import checks, replicas
 from keras_aploss.losses.classes import class_ids
 from keras_aploss.losses.distances import (
     check_distance_metric,
@@ -134,15 +134,15 @@ def check_margin(margin):
 
 
 def _of_labels(loss, y_true, y_pred, distance_metric):
-    labels, are_whole = inputs.check_labels(y_true)
-    inputs.check_list_length(labels, least=2)
-    ids, embeddings = class_ids(labels), inputs.as_floats(y_pred)
+    labels, are_whole = checks.check_labels(y_true)
+    checks.check_list_length(labels, least=2)
+    ids, embeddings = class_ids(labels), checks.as_floats(y_pred)
     values = loss(compare(embeddings, ids, embeddings, ids, distance_metric))
     return ops.where(are_whole, values, float("nan"))
 
 
 def _queries_of(y_true, sample_weight, reduction, dtype):
-    """What a triplet loss makes of labels and weights before Keras casts and averages.
+    """Number the classes and weigh the images, before Keras casts and averages.
 
     Under a strategy of several devices, what is given and returned are the parts of
     this device, `b` of `B` images; classes are numbered for the whole batch.
@@ -153,21 +153,67 @@ def _queries_of(y_true, sample_weight, reduction, dtype):
         graph labels turn out not to be whole numbers.
     """
     replicas.refuse_several_hosts()
-    batch_labels, are_whole = inputs.check_labels(replicas.gather(y_true))
+    batch_labels, are_whole = checks.check_labels(replicas.gather(y_true))
     batch_ids = class_ids(batch_labels)
     size = ops.shape(batch_ids)[0]
     (ids,) = replicas.own_rows(y_true, batch_ids)  # (b,)
     weight = ops.ones_like(ids, dtype=dtype)
     if reduction in ("sum_over_batch_size", "mean"):
-        share = ops.cast(ops.shape(ids)[0] * replicas.count(), dtype)
-        weight = weight * share / ops.cast(size, dtype)
+        divisor = ops.cast(ops.shape(ids)[0] * replicas.count(), dtype)
+        weight = weight * divisor / ops.cast(size, dtype)
     if sample_weight is not None:
-        weight = weight * inputs.check_sample_weight(sample_weight, ids, dtype)
+        weight = weight * checks.check_sample_weight(sample_weight, ids, dtype)
     return ids, ops.where(are_whole, weight, float("nan"))
 
 
+class _TripletLoss(keras.losses.Loss):
+    """A triplet loss of every image of a batch; subclasses choose the triplets.
+
+    Arguments are those of `TripletSemiHardLoss`.
+    """
+
+    def __init__(self, margin, distance_metric, *, name, reduction, dtype):
+        replicas.refuse_several_hosts()
+        dtype = checks.check_dtype(dtype)
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.margin = check_margin(margin)
+        self.distance_metric = check_distance_metric(distance_metric)
+
+    def of_comparison(self, comparison):
+        """Return the loss of each query `(b,)` of a `mining.Comparison`."""
+        raise NotImplementedError
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """Return the reduced loss; see the class for the arguments."""
+        ids, weight = _queries_of(y_true, sample_weight, self.reduction, self.dtype)
+        loss = super().__call__(ids, y_pred, weight)
+        return replicas.agree(loss, weight, self.reduction)
+
+    def call(self, y_true, y_pred):
+        """Return the loss of each query `(b,)`; `y_true` holds `class_ids`."""
+        comparison = compare_in_replica(
+            ops.convert_to_tensor(y_pred, dtype=self.dtype),
+            ops.cast(ops.reshape(y_true, (-1,)), "int32"),
+            self.distance_metric,
+        )
+        return self.of_comparison(comparison)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "margin": self.margin,
+            "distance_metric": serialize_distance_metric(self.distance_metric),
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        metric = deserialize_distance_metric(config["distance_metric"])
+        return cls(**{**config, "distance_metric": metric})
+
+
 @keras.saving.register_keras_serializable(package="keras_aploss")
-class TripletSemiHardLoss(keras.losses.Loss):
+class TripletSemiHardLoss(_TripletLoss):
     """The semi-hard triplet loss of every image of a batch (Schroff et al. 2015).
 
     Every positive of a query meets the nearest negative that is farther than it, or the
@@ -223,44 +269,17 @@ class TripletSemiHardLoss(keras.losses.Loss):
         reduction: str | None = "sum_over_batch_size",
         dtype: str | None = None,
     ):
-        replicas.refuse_several_hosts()
         super().__init__(
-            name=name, reduction=reduction, dtype=inputs.check_dtype(dtype)
+            margin, distance_metric, name=name, reduction=reduction, dtype=dtype
         )
-        self.margin = check_margin(margin)
-        self.distance_metric = check_distance_metric(distance_metric)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        """Return the reduced loss; see the class for the arguments."""
-        ids, weight = _queries_of(y_true, sample_weight, self.reduction, self.dtype)
-        loss = super().__call__(ids, y_pred, weight)
-        return replicas.agree(loss, weight, self.reduction)
-
-    def call(self, y_true, y_pred):
-        """Return the loss of each query `(B,)`; `y_true` holds `class_ids`."""
-        comparison = compare_in_replica(
-            ops.convert_to_tensor(y_pred, dtype=self.dtype),
-            ops.cast(ops.reshape(y_true, (-1,)), "int32"),
-            self.distance_metric,
-        )
+    def of_comparison(self, comparison):
+        """Return the semi-hard loss of each query `(b,)`."""
         return semi_hard(comparison, margin=self.margin)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "margin": self.margin,
-            "distance_metric": serialize_distance_metric(self.distance_metric),
-            "dtype": self.dtype,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        metric = deserialize_distance_metric(config["distance_metric"])
-        return cls(**{**config, "distance_metric": metric})
 
 
 @keras.saving.register_keras_serializable(package="keras_aploss")
-class TripletHardLoss(keras.losses.Loss):
+class TripletHardLoss(_TripletLoss):
     """The hard triplet loss of every image of a batch (Hermans et al. 2017).
 
     Each query meets its farthest positive and its nearest negative. An image alone in
@@ -300,39 +319,14 @@ class TripletHardLoss(keras.losses.Loss):
         reduction: str | None = "sum_over_batch_size",
         dtype: str | None = None,
     ):
-        replicas.refuse_several_hosts()
         super().__init__(
-            name=name, reduction=reduction, dtype=inputs.check_dtype(dtype)
+            margin, distance_metric, name=name, reduction=reduction, dtype=dtype
         )
-        self.margin = check_margin(margin)
         self.soft = bool(soft)
-        self.distance_metric = check_distance_metric(distance_metric)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        """Return the reduced loss; see the class for the arguments."""
-        ids, weight = _queries_of(y_true, sample_weight, self.reduction, self.dtype)
-        loss = super().__call__(ids, y_pred, weight)
-        return replicas.agree(loss, weight, self.reduction)
-
-    def call(self, y_true, y_pred):
-        """Return the loss of each query `(B,)`; `y_true` holds `class_ids`."""
-        comparison = compare_in_replica(
-            ops.convert_to_tensor(y_pred, dtype=self.dtype),
-            ops.cast(ops.reshape(y_true, (-1,)), "int32"),
-            self.distance_metric,
-        )
+    def of_comparison(self, comparison):
+        """Return the hard loss of each query `(b,)`."""
         return hard(comparison, margin=self.margin, soft=self.soft)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "margin": self.margin,
-            "soft": self.soft,
-            "distance_metric": serialize_distance_metric(self.distance_metric),
-            "dtype": self.dtype,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        metric = deserialize_distance_metric(config["distance_metric"])
-        return cls(**{**config, "distance_metric": metric})
+        return {**super().get_config(), "soft": self.soft}

@@ -1,4 +1,4 @@
-"""Soft histograms by cells against their definition."""
+"""Soft histograms by intervals against their definition."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from gradients import BACKEND, MANY, MODES, TOLERANCE, WIDEST, run
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_aploss.losses import cells
+from keras_aploss.losses import histogram
 
 
 def plain_counts(similarity, relevance, bins):
@@ -20,9 +20,11 @@ def plain_counts(similarity, relevance, bins):
 
 
 def counts(similarity, relevance, bins, axis=0):
-    cell, share = cells.cells_of(similarity, relevance, bins)
-    sums = cells.histogram(cell, cells.entries_of(share), bins, axis=axis)
-    return cells.cumulative_counts(sums, bins, share.dtype)
+    interval, fraction = histogram.intervals_of(similarity, relevance, bins)
+    sums = histogram.interval_sums(
+        interval, histogram.contributions(fraction), bins, axis=axis
+    )
+    return histogram.cumulative_counts(sums, bins, fraction.dtype)
 
 
 @settings(deadline=None, max_examples=MANY)
@@ -33,7 +35,7 @@ def counts(similarity, relevance, bins, axis=0):
     axis=st.integers(0, 1),
 )
 def test_equals_the_definition(data, num_bins, limits, axis):
-    bins = cells.Bins(num_bins, *limits)
+    bins = histogram.Bins(num_bins, *limits)
     similarity = data.draw(
         hnp.arrays(WIDEST, (3, 7), elements=st.floats(-1.25, 1.25, width=32))
     )
@@ -50,7 +52,7 @@ def test_equals_the_definition(data, num_bins, limits, axis):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("similarity", [0.6271, "all different"])
 def test_sums_of_a_million_images(similarity, mode):
-    size, bins = 1_000_000, cells.Bins(20, -1.0, 1.0)
+    size, bins = 1_000_000, histogram.Bins(20, -1.0, 1.0)
     if similarity == "all different":
         similarity = np.random.default_rng(0).uniform(-1, 1, size)
     similarity = np.full((1, size), similarity, "float32")
@@ -66,7 +68,7 @@ def test_sums_of_a_million_images(similarity, mode):
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere sums are of floats")
 def test_integer_sums_do_not_depend_on_the_order():
     rng = np.random.default_rng(1)
-    bins = cells.Bins(20, -1.0, 1.0)
+    bins = histogram.Bins(20, -1.0, 1.0)
     similarity = rng.uniform(-1, 1, (2, 5000)).astype("float32")
     relevance = rng.random((2, 5000)) < 0.1
     order = rng.permutation(5000)
@@ -78,30 +80,37 @@ def test_integer_sums_do_not_depend_on_the_order():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_number_has_a_cell_and_beyond_the_ends_no_slope(mode):
-    bins = cells.Bins(5, -1.0, 1.0)
+def test_every_number_has_an_interval_and_beyond_the_ends_no_slope(mode):
+    bins = histogram.Bins(5, -1.0, 1.0)
     similarity = np.array([[np.nan, np.inf, -np.inf, 3e38, 1.01, -1.01, 0.9, -0.9]])
     similarity = similarity.astype("float32")
     relevance = np.zeros(similarity.shape, bool)
     upstream = np.ones((1, 2, 5), "float32")
 
     def slopes(similarity, relevance, upstream):
-        cell, _ = cells.cells_of(similarity, relevance, bins)
-        return cells.look_up(cells.slopes_of(upstream, bins), cell, bins)
+        interval, _ = histogram.intervals_of(similarity, relevance, bins)
+        return histogram.gather_slopes(
+            histogram.slopes_of(upstream, bins), interval, bins
+        )
 
-    cell = run(
-        lambda s, r: cells.cells_of(s, r, bins)[0], similarity, relevance, mode=mode
+    interval = run(
+        lambda s, r: histogram.intervals_of(s, r, bins)[0],
+        similarity,
+        relevance,
+        mode=mode,
     )
-    assert cell.min() >= 0
-    assert cell.max() < bins.num_intervals
+    assert interval.min() >= 0
+    assert interval.max() < bins.intervals_of_a_kind
     result = run(slopes, similarity, relevance, upstream, mode=mode)[0]
     np.testing.assert_array_equal(result[3:], [0, 0, 0, bins.density, bins.density])
 
 
 def test_what_is_left_out_is_in_no_count():
-    bins = cells.Bins(4, -1.0, 1.0)
-    cell = keras.ops.convert_to_tensor([[0, bins.left_out, 2]], dtype="int32")
-    share = keras.ops.convert_to_tensor([[0.0, 0.7, 0.0]], dtype="float32")
-    sums = cells.histogram(cell, cells.entries_of(share), bins)
-    result = keras.ops.convert_to_numpy(cells.cumulative_counts(sums, bins, "float32"))
+    bins = histogram.Bins(4, -1.0, 1.0)
+    interval = keras.ops.convert_to_tensor([[0, bins.left_out, 2]], dtype="int32")
+    fraction = keras.ops.convert_to_tensor([[0.0, 0.7, 0.0]], dtype="float32")
+    sums = histogram.interval_sums(interval, histogram.contributions(fraction), bins)
+    result = keras.ops.convert_to_numpy(
+        histogram.cumulative_counts(sums, bins, "float32")
+    )
     assert result[0].tolist() == [[0, 0, 0, 0], [1, 2, 2, 2]]

@@ -1,4 +1,4 @@
-"""What the losses accept: integer labels, unit-length embeddings, weights of queries.
+"""Checks of the inputs of losses: integer labels, unit length, weights of queries.
 
 Wrong shapes and settings always raise; wrong values raise in eager mode. While a graph
 is traced values cannot be read, and no operation that works on all backends can raise
@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_aploss.losses.cells import Bins
+from keras_aploss.losses.histogram import Bins
 
-# Of a list: beyond it counts would overflow (see `cells`).
+# Of a list: beyond it counts would overflow (see `histogram`).
 MAX_IMAGES = 2**21 - 1
 # Up to here a type tells whole numbers apart.
 WHOLE_NUMBERS = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
@@ -115,6 +115,40 @@ def check_labels(labels, name="y_true"):
     wide = "64" in dtype or dtype == "uint32"
     labels = ops.reshape(ops.cast(labels, "int64" if wide else "int32"), (-1,))  # (B,)
     return labels, are_whole
+
+
+def check_similarities(similarity, relevance):
+    """Return similarities and 0/1 relevance as float tensors of one type `(Q, N)`.
+
+    Raises:
+        ValueError: if the shapes are not equal and of rank 2.
+    """
+    similarity = as_floats(similarity)
+    relevance = ops.convert_to_tensor(relevance)
+    shapes = tuple(similarity.shape), tuple(relevance.shape)
+    if len(shapes[0]) != 2 or not same_shape(*shapes):
+        raise ValueError(
+            "Expected `similarity` and `relevance` of one shape (Q, N). Received: "
+            f"similarity.shape={shapes[0]}, relevance.shape={shapes[1]}. "
+            "Give a single query as a matrix of one row."
+        )
+    if keras.backend.standardize_dtype(relevance.dtype) != "bool":
+        relevance = relevance > 0
+    return similarity, ops.cast(relevance, similarity.dtype)
+
+
+def check_batch(y_true, y_pred):
+    """Return labels `(b,)`, float embeddings `(b, D)` and whether both are valid.
+
+    Valid are whole numbers and finite embeddings, of any length.
+
+    Raises:
+        ValueError: see `check_labels` and `check_finite`.
+    """
+    labels, are_whole = check_labels(y_true)
+    embeddings = as_floats(y_pred)
+    are_finite = check_finite(embeddings, labels)
+    return labels, embeddings, ops.logical_and(are_whole, are_finite)
 
 
 def check_embeddings(embeddings, labels, name="y_pred", units=None):
@@ -233,8 +267,8 @@ def check_sample_weight(sample_weight, labels, dtype):
     return ops.reshape(weight, (-1,))  # (B,)
 
 
-def as_floats(embeddings):
-    """The embeddings as float64 if they are, and else as float32."""
-    embeddings = ops.convert_to_tensor(embeddings)
-    dtype = keras.backend.standardize_dtype(embeddings.dtype)
-    return embeddings if dtype == "float64" else ops.cast(embeddings, "float32")
+def as_floats(values):
+    """The values as float64 if they are, and else as float32."""
+    values = ops.convert_to_tensor(values)
+    dtype = keras.backend.standardize_dtype(values.dtype)
+    return values if dtype == "float64" else ops.cast(values, "float32")
