@@ -7,7 +7,6 @@ import processes
 import pytest
 
 import keras_aploss
-from keras_aploss import RunSettings, train_run
 
 # Losses and layers run on every backend of Keras, multistage training on TensorFlow and
 # JAX; the rest needs TensorFlow.
@@ -21,9 +20,9 @@ ON_TORCH = {
     "test_average_precision.py",
     "test_metrics.py",
     "test_blocks.py",
-    "test_cells.py",
     "test_classes.py",
     "test_distances.py",
+    "test_histogram.py",
     "test_layers.py",
     "test_listwise.py",
     "test_tie_aware.py",
@@ -39,10 +38,6 @@ collect_ignore.append("addons")
 # A server of the tests, of the messages of the extra `serving`.
 collect_ignore.append("model_server.py")
 
-# Tracing a case takes TensorFlow ten times as long as running it, and compiling it
-# longer still. All cases are run at once ("eager"); traced or compiled, one of each
-# test or file stands for the others, which are slow.
-TRACED = ON_TORCH | MULTISTAGE
 # XLA compiles each case of these for seconds: of them, some stand for all.
 COMPILED = {"test_multistage.py", "test_trainer.py"}
 FAST = ("dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
@@ -53,34 +48,10 @@ LONG_ON_TENSORFLOW = ("adamw", "checkpoints_and_validation", "xla")
 STOOD_FOR = (
     "test_quickstart",
     "runs_as_copied[train_run]",
-    "of_the_named_backbone[MobileNetV3Small",
-    "made_again[200-graph]",
     "read_once_per_pass_in_order_and_two_are_alive[1]",
     "read_once_per_pass_in_order_and_two_are_alive[5]",
     "an_error_in_load_surfaces_and_the_next_fit_goes_on[1]",
     "an_error_in_load_surfaces_and_the_next_fit_goes_on[4]",
-    "with_a_rest_of_another_size[arguments1]",
-    "in_a_graph_as_a_loss_of_a_model[hard",
-)
-# On JAX, of these only the numbers.
-NUMBERS = {
-    "test_triplet.py": ("tensorflow_addons", "wrong_input"),
-    "test_metrics.py": ("they_are_the_evaluation",),
-    "test_tie_aware.py": ("[code_default", "[paper_default", "wrong"),
-}
-# XLA compiles for each shape that they draw, or for each part of them. TensorFlow runs
-# them, and JAX in `tox -e jax`.
-LONG_ON_JAX = (
-    "test_an_order_of_the_batch",
-    "made_again[20",
-    "does_not_depend_on_order",
-    "mean_over_queries_with_positives",
-    "float32_under_mixed_precision[mixed_float16",
-    "distractors_are_in_the_lists",
-    "gem_is_the_power_mean",
-    "queries_in_the_database_are_left_out",
-    "counts_of_a",
-    "with_a_rest_of_another_size",
 )
 
 
@@ -100,37 +71,29 @@ def pytest_collection_modifyitems(items):
         ]
     on_jax = keras.backend.backend() == "jax"
     is_slow = _is_slow_on_jax if on_jax else _is_slow_on_tensorflow
-    names = [item.nodeid.partition("[") for item in items]
-    run_at_once = {test for test, _, case in names if "eager" in case}
     stood_for = set()
     for item in reversed(items):  # of numbers of cases, the highest come last
-        if is_slow(item.path.name, item.nodeid, stood_for, run_at_once):
+        if is_slow(item.path.name, item.nodeid, stood_for):
             item.add_marker(pytest.mark.slow)
 
 
-def _is_slow_on_tensorflow(file, name, stood_for, run_at_once):
+def _is_slow_on_tensorflow(file, name, stood_for):
     if file in COMPILED and any(part in name for part in LONG_ON_TENSORFLOW):
         return not any(part in name for part in FAST)
-    if file in ON_TORCH and "xla" in name:  # those of JAX are compiled, all of them
-        return "changes_nothing[False-xla]" not in name
     if any(part in name for part in STOOD_FOR):
         return True
     test, _, case = name.partition("[")
-    if file not in TRACED or "graph" not in case:
+    if file not in MULTISTAGE or "graph" not in case:
         return False
-    # Of losses that are run at once as well, one traced test of each file.
-    traced = file if file in ON_TORCH and test in run_at_once else test
-    is_slow = traced in stood_for
-    stood_for.add(traced)
+    is_slow = test in stood_for
+    stood_for.add(test)
     return is_slow
 
 
 def _is_slow_on_jax(file, name, *_):
     if file in COMPILED:
         return not any(part in name for part in ("adamw", *FAST))
-    if file in NUMBERS:
-        return not any(part in name for part in NUMBERS[file])
-    return any(part in name for part in (*LONG_ON_JAX, *STOOD_FOR))
+    return any(part in name for part in STOOD_FOR)
 
 
 @pytest.fixture(autouse=True)
@@ -157,13 +120,13 @@ TINY = {
 @pytest.fixture(scope="session")
 def tiny_settings():
     """`RunSettings` of a run that takes seconds."""
-    return RunSettings(**TINY)
+    return keras_aploss.RunSettings(**TINY)
 
 
 @pytest.fixture(scope="session")
 def finished_run(tiny_settings, tmp_path_factory):
     """The report of an unbroken run; its folder is not to be changed."""
     root = tmp_path_factory.mktemp("finished")
-    return train_run(
+    return keras_aploss.train_run(
         tiny_settings, root / "run", export_to=root / "saved_models", verbose=0
     )

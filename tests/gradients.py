@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 BACKEND = keras.backend.backend()
 # How a function is run: at once, traced, or compiled by XLA. JAX compiles every loop
@@ -10,6 +11,16 @@ MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["xla"]}.get(
     BACKEND, ["eager"]
 )
 
+each_mode = pytest.mark.parametrize("mode", MODES)
+# To trace a case takes TensorFlow ten times as long as to run it, and to compile it
+# longer still: of most tests these cases are slow, and `each_mode` of one stands for
+# them.
+each_mode_slowly = pytest.mark.parametrize(
+    "mode", [MODES[0], *(pytest.param(m, marks=pytest.mark.slow) for m in MODES[1:])]
+)
+# JAX compiles every operation anew for each shape that it meets: TensorFlow runs these.
+slow_on_jax = pytest.mark.slow if BACKEND == "jax" else lambda test: test
+on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
 # JAX has no float64 unless it is told at its start; Keras on PyTorch has none at all.
 WIDEST = "float64" if BACKEND == "tensorflow" else "float32"
 # Random examples of a property: JAX compiles for each shape, so it has fewer.

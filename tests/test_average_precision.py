@@ -1,17 +1,23 @@
 """The quantized AP and its loss against golden files, oracles and properties."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from gradients import (
-    BACKEND,
     MANY,
     MODES,
     READS_VALUES,
     TOLERANCE,
     WIDEST,
+    differentiated,
+    each_mode,
+    each_mode_slowly,
     normalize,
+    on_tensorflow,
     run,
+    slow_on_jax,
     unit,
     value_and_gradients,
 )
@@ -41,9 +47,8 @@ def plain_quantized_ap(similarity, relevance, num_bins=20, limits=(-1.0, 1.0)):
     return ap
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", CASES)
-def test_ap_of_the_published_code(case, mode):
+def test_ap_of_the_published_code(case):
     embeddings = golden(case, "embeddings").astype("float32")
     labels = golden(case, "labels")
     relevance = labels[:, None] == labels[None, :]
@@ -52,11 +57,11 @@ def test_ap_of_the_published_code(case, mode):
         similarity = keras.ops.matmul(x, keras.ops.transpose(x))
         return quantized_average_precision(similarity, relevance, **golden_bins(case))
 
-    ap = run(function, embeddings, mode=mode)
+    ap = run(function, embeddings)
     np.testing.assert_allclose(ap, golden(case, "ap"), atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode_slowly
 @pytest.mark.parametrize("dtype", sorted({"float32", WIDEST}))
 @pytest.mark.parametrize("case", CASES)
 def test_gradient_of_the_published_code(case, dtype, mode):
@@ -101,15 +106,13 @@ def test_gradient_equals_finite_differences(with_database):
     np.testing.assert_allclose(gradient, (high - low) / 2e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_gradient_to_similarities_equals_that_of_the_plain_formula(mode):
+@slow_on_jax
+def test_gradient_to_similarities_equals_that_of_the_plain_formula():
     rng = np.random.default_rng(1)
-    similarity = rng.uniform(-1.3, 1.3, (3, 20)).astype(WIDEST)
-    relevance = rng.random((3, 20)) < 0.3
+    similarity = rng.uniform(-1.3, 1.3, (2, 20)).astype(WIDEST)
+    relevance = rng.random((2, 20)) < 0.3
     _, (gradient,) = value_and_gradients(
-        lambda s: keras.ops.sum(quantized_average_precision(s, relevance)),
-        similarity,
-        mode=mode,
+        lambda s: keras.ops.sum(quantized_average_precision(s, relevance)), similarity
     )
     step = 1e-7
     for row, column in np.ndindex(*similarity.shape):
@@ -121,18 +124,132 @@ def test_gradient_to_similarities_equals_that_of_the_plain_formula(mode):
         assert gradient[row, column] == pytest.approx(expected, abs=1e-4, rel=1e-4)
 
 
+BINS = [(20, (-1.0, 1.0)), (2, (-1.0, 1.0)), (5, (-1.0, 1.0)), (25, (0.0, 1.0))]
+BINS += [(12, (-0.3, 0.7))]
+
+
+@functools.cache
+def both_ways(num_bins, limits):
+    """The weighted loss and its gradients, by definition and in closed form.
+
+    Both take queries, database, labels of both and weights of queries.
+    """
+    bins = {"num_bins": num_bins, "similarity_range": limits}
+
+    def definition(queries, database, labels, database_labels, weight):
+        relevance = labels[:, None] == database_labels[None, :]
+        relevance = keras.ops.logical_and(relevance, labels[:, None] >= 0)
+        similarity = keras.ops.matmul(queries, keras.ops.transpose(database))
+        ap = quantized_average_precision(similarity, relevance, **bins)
+        has_positives = keras.ops.any(relevance, axis=1)
+        return keras.ops.sum(weight * keras.ops.where(has_positives, 1.0 - ap, 0.0))
+
+    def fast(queries, database, labels, database_labels, weight):
+        values = ap_loss(queries, labels, database, database_labels, **bins)
+        return keras.ops.sum(weight * values)
+
+    mode = "graph" if "graph" in MODES else MODES[0]  # traced once, then quick
+    ways = definition, fast
+    return [differentiated(way, num_constants=3, mode=mode) for way in ways]
+
+
+def near_a_kink(similarity, num_bins, limits):
+    """The rows with a similarity so near to a bin centre that rounding can cross it."""
+    position = (limits[1] - similarity) / (limits[1] - limits[0]) * (num_bins - 1)
+    return (np.abs(position - np.round(position)) < 1e-3).any(axis=1)
+
+
+@pytest.mark.parametrize(("num_bins", "limits"), BINS)
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_the_fast_way_equals_the_definition_in_values_and_gradients(
+    num_bins, limits, data
+):
+    """Ties, similarities of 1 and -1, on centres and beyond the range, distractors."""
+    centres = [c for c in np.linspace(*limits, num_bins).tolist() if abs(c) <= 1]
+    extreme = st.sampled_from([-1.0, 1.0, *centres])
+    row = st.one_of(st.floats(-1, 1), extreme)
+    similarity = np.array(data.draw(st.lists(row, min_size=8, max_size=8)))
+    angles = data.draw(st.lists(st.floats(-3, 3), min_size=2, max_size=2))
+    label = st.integers(-1, 1)
+    labels = np.array(data.draw(st.lists(label, min_size=3, max_size=3)), "int32")
+    database_labels = st.one_of(
+        st.lists(label, min_size=8, max_size=8),
+        st.integers(0, 7).map(lambda i: [int(j == i) for j in range(8)]),
+        st.just([1] * 8),
+    )
+    database_labels = np.array(data.draw(database_labels), "int32")
+    labels[0], database_labels[0] = 1, 1  # a query with a positive
+    # To the first query, (1, 0), the database has these similarities exactly.
+    angles = np.array([0.0, *angles])
+    queries = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(WIDEST)
+    database = np.stack([similarity, np.sqrt(1 - similarity**2)], axis=1)
+    database = database.astype(WIDEST)
+    weight = np.array([1.0, 0.7, -0.4], WIDEST)
+    constants = labels, database_labels
+    definition, fast = both_ways(num_bins, limits)
+    expected, _ = definition(queries, database, *constants, weight)
+    value, _ = fast(queries, database, *constants, weight)
+    assert value == pytest.approx(expected, abs=10 * TOLERANCE)
+    weight[near_a_kink(queries @ database.T, num_bins, limits)] = 0
+    _, expected = definition(queries, database, *constants, weight)
+    _, gradients = fast(queries, database, *constants, weight)
+    for gradient, other in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(gradient, other, atol=num_bins * 10 * TOLERANCE)
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_the_loss_of_a_batch_equals_the_definition(exclude_self):
+    """Ties, an opposite, a class of one image and a distractor; in one list each."""
+    x = unit(np.random.default_rng(2), 12, 4)
+    x[1], x[2], x[3] = x[0], x[0], -x[0]
+    labels = np.array([0, 0, 1, 0, 1, 1, 2, 2, 2, 3, -1, 2])
+    columns = np.array([[j for j in range(12) if j != i] for i in range(12)])
+    columns = columns if exclude_self else np.tile(np.arange(12), (12, 1))
+    relevance = labels[:, None] == labels[columns]
+    relevance &= labels[:, None] >= 0
+    is_query = relevance.any(axis=1)
+
+    def definition(x):
+        similarity = keras.ops.matmul(normalize(x), keras.ops.transpose(normalize(x)))
+        similarity = keras.ops.take_along_axis(similarity, columns, axis=1)
+        ap = quantized_average_precision(similarity, relevance)
+        return keras.ops.sum(keras.ops.where(is_query, 1.0 - ap, 0.0)) / is_query.sum()
+
+    loss = APLoss(exclude_self=exclude_self, dtype=WIDEST)
+    expected, (gradient,) = value_and_gradients(definition, x)
+    value, (same,) = value_and_gradients(lambda x: loss(labels, normalize(x)), x)
+    assert value == pytest.approx(expected, abs=10 * TOLERANCE)
+    np.testing.assert_allclose(same, gradient, atol=100 * TOLERANCE)
+
+
+def test_at_a_kink_the_definition_has_no_slope_and_the_fast_way_that_from_below():
+    query, row = np.array([[1.0, 0.0]], WIDEST), np.array([[0.5, 0.75**0.5]], WIDEST)
+    database, labels = np.repeat(row, 2, axis=0), np.array([0, 1])
+    arguments = query, database, labels[:1], labels, np.ones(1, WIDEST)
+    definition, fast = both_ways(5, (-1.0, 1.0))
+    assert definition(*arguments)[1][1][0, 0] == 0
+    database[:] = [0.5 - 1e-4, row[0, 1]]
+    expected = definition(*arguments)[1][1]
+    database[:] = row
+    np.testing.assert_allclose(fast(*arguments)[1][1], expected, atol=1e-3)
+    assert np.abs(expected).max() > 0.1
+
+
 def test_equals_exact_ap_when_similarities_are_distinct_bin_centres():
     rng = np.random.default_rng(1)
     centres = np.linspace(-1, 1, 41)
-    for _ in range(20):
-        similarity = rng.permutation(centres)
-        relevance = rng.random(41) < 0.3
-        ap = quantized_average_precision(similarity[None], relevance[None], num_bins=41)
-        exact = average_precision_score(relevance, similarity)
-        np.testing.assert_allclose(ap, [exact], atol=1e-6)
+    similarity = np.array([rng.permutation(centres) for _ in range(20)])
+    relevance = rng.random((20, 41)) < 0.3
+    ap = quantized_average_precision(similarity, relevance, num_bins=41)
+    exact = [
+        average_precision_score(*row) for row in zip(relevance, similarity, strict=True)
+    ]
+    np.testing.assert_allclose(ap, exact, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=MANY)
+@slow_on_jax
+@settings(deadline=None, max_examples=min(MANY, 20))
 @given(data=st.data(), num_bins=st.integers(2, 40))
 def test_equals_the_plain_formula_and_does_not_depend_on_order(data, num_bins):
     shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 12)))
@@ -153,7 +270,8 @@ def test_equals_the_plain_formula_and_does_not_depend_on_order(data, num_bins):
     np.testing.assert_allclose(shuffled, ap, atol=TOLERANCE)
 
 
-@settings(deadline=None, max_examples=MANY)
+@slow_on_jax
+@settings(deadline=None, max_examples=min(MANY, 20))
 @given(
     labels=st.lists(st.integers(-2, 3), min_size=1, max_size=10),
     exclude_self=st.booleans(),
@@ -216,13 +334,15 @@ def test_class_ids_that_collide_as_floats_stay_apart(dtype):
     big = np.array([2**24, 2**24, 2**24 + 1, 2**24 + 1], dtype)
     small = np.array([0, 0, 1, 1])
     assert float(APLoss()(big, x)) == float(APLoss()(small, x))
+    if dtype != "int64":
+        return
     model = keras.Sequential([keras.layers.UnitNormalization()])
     model.compile(loss=APLoss())
     history = model.fit(x, big, batch_size=4, verbose=0)
     assert history.history["loss"][0] == pytest.approx(float(APLoss()(small, x)))
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16"])
 def test_arithmetic_is_float32_under_mixed_precision(policy):
     rng = np.random.default_rng(5)
     x, labels = rng.normal(size=(64, 8)).astype("float32"), np.arange(64) // 4
@@ -240,8 +360,8 @@ def test_arithmetic_is_float32_under_mixed_precision(policy):
     assert float(loss) == pytest.approx(float(exact), abs=3e-3)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="sizes are always known")
-@pytest.mark.parametrize("mode", ["graph", "xla"])
+@on_tensorflow  # elsewhere sizes are always known
+@pytest.mark.parametrize("mode", ["graph", pytest.param("xla", marks=pytest.mark.slow)])
 def test_batch_size_may_be_unknown_when_the_graph_is_traced(mode):
     import tensorflow as tf
 
@@ -256,15 +376,15 @@ def test_batch_size_may_be_unknown_when_the_graph_is_traced(mode):
         assert float(traced(labels[:1], x[:1])) == 0
 
 
-@pytest.mark.parametrize("wrong", ["not unit", "nan", "infinite", "zero"])
+@pytest.mark.parametrize("wrong", ["not unit", "nan"])
 def test_wrong_embeddings_raise_in_eager_mode_and_give_nan_in_a_graph(wrong):
     x = unit(np.random.default_rng(7), 4, 3).astype("float32")
-    x[2] = {"not unit": 3 * x[2], "nan": np.nan, "infinite": np.inf, "zero": 0}[wrong]
+    x[2] = {"not unit": 3 * x[2], "nan": np.nan}[wrong]
     labels = np.array([0, 0, 1, 1])
     if READS_VALUES:
         with pytest.raises(ValueError, match=r"unit length.*first is row 2"):
             APLoss()(labels, x)
-    for mode in set(MODES) - ({"eager"} if READS_VALUES else set()):
+    for mode in [mode for mode in MODES if mode != "eager" or not READS_VALUES][:1]:
         assert np.isnan(run(lambda x: APLoss()(labels, x), x, mode=mode))
 
 
@@ -281,7 +401,7 @@ def test_wrong_input_is_named(labels, embeddings, message):
         APLoss()(labels, embeddings)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode_slowly
 @pytest.mark.parametrize("wrong", [0.5, np.nan, 2.0**25])
 def test_float_labels_pass_if_they_are_whole_numbers(wrong, mode):
     labels = np.array([0, 0, 1, 1], "float32")
@@ -338,7 +458,7 @@ def test_config_round_trip_and_reload_with_a_compiled_model(tmp_path):
     assert reloaded.loss.get_config() == loss.get_config()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 def test_same_input_same_bits(mode):
     x = unit(np.random.default_rng(9), 256, 16).astype("float32")
     loss, labels = APLoss(block_size=50), np.arange(256) // 4
@@ -349,12 +469,38 @@ def test_same_input_same_bits(mode):
     np.testing.assert_array_equal(first[1], again[1])
 
 
-def test_nan_similarity_gives_nan_in_its_row_only_and_relevance_is_binary():
-    similarity = np.array([[np.nan, 0.5, 0.2], [np.inf, 0.5, 0.2]])
-    ap = quantized_average_precision(similarity, [[5, 0, -1], [5, 0, -1]])
-    again = quantized_average_precision(similarity, [[True, False, False]] * 2)
-    assert np.isnan(ap[0])
-    assert float(ap[1]) == float(again[1]) <= 1
+@each_mode_slowly
+def test_nan_similarity_gives_nan_in_its_row_only_and_relevance_is_binary(mode):
+    similarity = np.array([[np.nan, 0.5, 0.2], [np.inf, 0.5, 0.2], [0, 0, np.nan]])
+    ap, again = (
+        run(lambda s, y: quantized_average_precision(s, y), similarity, y, mode=mode)
+        for y in (
+            np.array([[5, 0, -1], [5, 0, -1], [0, 0, 0]]),
+            np.array([[True, False, False]] * 2 + [[False] * 3]),
+        )
+    )
+    np.testing.assert_array_equal(np.isnan(ap), [True, False, True])
+    assert ap[1] == again[1] <= 1
+
+
+def test_a_row_without_positives_has_no_ap_and_no_gradient():
+    similarity = np.array([[0.9, -2.0, 0.1], [0.3, 0.2, -0.4]])
+    relevance = np.array([[False] * 3, [True, False, False]])
+    ap = run(lambda s: quantized_average_precision(s, relevance), similarity)
+    assert ap[0] == 0 < ap[1]
+    _, (gradient,) = value_and_gradients(
+        lambda s: keras.ops.sum(quantized_average_precision(s, relevance)), similarity
+    )
+    assert not gradient[0].any()
+    assert gradient[1].any()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", WIDEST])
+def test_quantized_ap_computes_in_32_bits_or_more(dtype):
+    similarity = keras.ops.convert_to_tensor([[0.5, 0.25]], dtype=dtype)
+    ap = quantized_average_precision(similarity, [[False, True]])
+    wide = dtype if dtype == "float64" else "float32"
+    assert keras.backend.standardize_dtype(ap.dtype) == wide
 
 
 @pytest.mark.parametrize(

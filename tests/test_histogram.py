@@ -3,7 +3,15 @@
 import keras
 import numpy as np
 import pytest
-from gradients import BACKEND, MANY, MODES, TOLERANCE, WIDEST, run
+from gradients import (
+    MANY,
+    TOLERANCE,
+    WIDEST,
+    each_mode,
+    each_mode_slowly,
+    on_tensorflow,
+    run,
+)
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -27,7 +35,7 @@ def counts(similarity, relevance, bins, axis=0):
     return histogram.cumulative_counts(sums, bins, fraction.dtype)
 
 
-@settings(deadline=None, max_examples=MANY)
+@settings(deadline=None, max_examples=min(MANY, 25))
 @given(
     data=st.data(),
     num_bins=st.integers(2, 30),
@@ -49,7 +57,7 @@ def test_equals_the_definition(data, num_bins, limits, axis):
     np.testing.assert_allclose(result, expected, atol=10 * TOLERANCE)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode_slowly
 @pytest.mark.parametrize("similarity", [0.6271, "all different"])
 def test_sums_of_a_million_images(similarity, mode):
     size, bins = 1_000_000, histogram.Bins(20, -1.0, 1.0)
@@ -65,7 +73,7 @@ def test_sums_of_a_million_images(similarity, mode):
     )
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere sums are of floats")
+@on_tensorflow  # elsewhere sums are of floats
 def test_integer_sums_do_not_depend_on_the_order():
     rng = np.random.default_rng(1)
     bins = histogram.Bins(20, -1.0, 1.0)
@@ -79,7 +87,7 @@ def test_integer_sums_do_not_depend_on_the_order():
     np.testing.assert_array_equal(first, again)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 def test_every_number_has_an_interval_and_beyond_the_ends_no_slope(mode):
     bins = histogram.Bins(5, -1.0, 1.0)
     similarity = np.array([[np.nan, np.inf, -np.inf, 3e38, 1.01, -1.01, 0.9, -0.9]])

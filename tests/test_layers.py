@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from gradients import WIDEST, run, value_and_gradients
+from gradients import WIDEST, on_tensorflow, run, slow_on_jax, value_and_gradients
 from hypothesis import given, settings, strategies as st
 from sklearn.decomposition import PCA
 
@@ -17,7 +17,8 @@ def power_mean(x, p, epsilon=1e-6):
     return (x**p).mean(axis=(1, 2)) ** (1 / p)
 
 
-@settings(deadline=None, max_examples=30)
+@slow_on_jax
+@settings(deadline=None, max_examples=20)
 @given(
     height=st.integers(1, 5),
     width=st.integers(1, 5),
@@ -142,11 +143,15 @@ def test_adapt_streams_batches_of_any_size():
     cuts = np.cumsum([0, 1, 2, 0, 97, 300, 600])
     streamed.adapt(data[a:b] for a, b in itertools.pairwise(cuts))
     np.testing.assert_allclose(streamed.kernel, whole.kernel, atol=1e-5)
+
+
+@on_tensorflow
+def test_adapt_takes_a_data_set_of_tensorflow():
     import tensorflow as tf
 
-    dataset = tf.data.Dataset.from_tensor_slices(data).batch(64)
-    streamed.adapt(dataset)
-    np.testing.assert_allclose(streamed.mean, whole.mean, rtol=1e-6)
+    data, layer = correlated(rows=1000), PCAWhitening()
+    layer.adapt(tf.data.Dataset.from_tensor_slices(data).batch(64))
+    np.testing.assert_allclose(layer.mean, data.mean(axis=0), rtol=1e-6)
 
 
 def test_moments_keep_their_digits_when_the_mean_is_large():

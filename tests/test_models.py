@@ -13,8 +13,9 @@ def images(count=2, height=48, width=64, seed=0):
     return rng.integers(0, 256, (count, height, width, 3), dtype="uint8")
 
 
-@pytest.mark.parametrize("pooling", ["gem", "max", "average"])
-@pytest.mark.parametrize("whitening", [False, True])
+@pytest.mark.parametrize(
+    ("pooling", "whitening"), [("gem", True), ("max", False), ("average", False)]
+)
 def test_embeddings_have_unit_length_for_any_size_and_type_of_image(pooling, whitening):
     model = retrieval_model(
         small_resnet((8, 16)), 12, pooling=pooling, whitening=whitening
@@ -41,7 +42,7 @@ def test_without_units_the_embedding_has_the_channels_of_the_backbone():
         pytest.param("DenseNet121", "densenet", marks=pytest.mark.slow),
         pytest.param("EfficientNetB0", "efficientnet", marks=pytest.mark.slow),
         pytest.param("ResNet50V2", "resnet_v2", marks=pytest.mark.slow),
-        ("MobileNetV3Small", "mobilenet_v3"),
+        pytest.param("MobileNetV3Small", "mobilenet_v3", marks=pytest.mark.slow),
     ],
 )
 def test_preprocessing_is_that_of_the_named_backbone(name, module):
@@ -161,7 +162,7 @@ def test_whitening_is_float32_under_mixed_precision():
         ({"backbone": "__name__"}, "keras.applications"),
         ({"units": 2.5}, "units"),
         ({"whitening": "yes"}, "whitening"),
-        ({"backbone": small_resnet((8,)), "weights": "a.h5"}, "weights"),
+        ({"backbone": keras.Sequential(), "weights": "a.h5"}, "weights"),
         ({"backbone": "ResNet5000"}, "keras.applications"),
         ({"backbone": "resnet"}, "keras.applications"),
         ({"pooling": "median"}, "pooling"),

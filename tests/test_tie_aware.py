@@ -3,7 +3,15 @@
 import keras
 import numpy as np
 import pytest
-from gradients import MANY, MODES, WIDEST, normalize, run, value_and_gradients
+from gradients import (
+    MANY,
+    WIDEST,
+    each_mode_slowly,
+    normalize,
+    run,
+    slow_on_jax,
+    value_and_gradients,
+)
 from hypothesis import given, settings, strategies as st
 from published import CASES, golden, golden_bins
 
@@ -35,7 +43,7 @@ def published(images, positives):
     return np.sum(positives * brackets / (images + 1e-8)) / positives.sum()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode_slowly
 @pytest.mark.parametrize("case", CASES)
 def test_simplified_values_and_gradients_of_the_published_code(case, mode):
     labels = golden(case, "labels")
@@ -75,7 +83,8 @@ def test_full_form_is_the_published_one_where_no_bin_has_one_to_two_images(case)
     assert np.all(ap >= expected - 0.1)
 
 
-@settings(deadline=None, max_examples=MANY)
+@slow_on_jax
+@settings(deadline=None, max_examples=min(MANY, 20))
 @given(
     counts=st.lists(
         st.tuples(st.integers(0, 9), st.integers(0, 40)), min_size=1, max_size=8
@@ -91,7 +100,8 @@ def test_full_form_is_the_published_one_at_whole_counts(counts):
     assert ap[0] == pytest.approx(published(images, positives), abs=1e-5)
 
 
-@settings(deadline=None, max_examples=MANY)
+@slow_on_jax
+@settings(deadline=None, max_examples=min(MANY, 20))
 @given(
     positives=st.lists(st.floats(0, 3, width=32), min_size=1, max_size=6),
     negatives=st.lists(st.floats(0, 3, width=32), min_size=6, max_size=6),
@@ -124,6 +134,7 @@ def plain(counts):
     return np.sum(positives * precision) / positives.sum()
 
 
+@slow_on_jax
 @pytest.mark.parametrize("x", [1e-6, 0.01, 0.0299, 0.0301, 1.0, 1e5])
 def test_gradient_equals_finite_differences_near_and_far_from_the_series(x):
     # One bin of x images for 1 before it: the ratio of the logarithm is at x / 2.
