@@ -8,11 +8,11 @@ give the same counts; from similarities and labels to the histograms of each row
     KERAS_BACKEND=jax python benchmarks/bench_histogram.py
 
 `ramps`: C_m as a sum of clipped ramps, for each bin. `two sums`, `pairs`: segment sums
-of counts and of shares, apart or as pairs of floats (the way of the package on JAX and
-PyTorch, and in float64). `packed`: one segment sum of integers that hold both (on
+of counts and of fractions, apart or as pairs of floats (the way of the package on JAX
+and PyTorch, and in float64). `packed`: one segment sum of integers that hold both (on
 TensorFlow). `no relevance`: the way of the package without the comparison of labels:
-what sorting a batch by label could save at most. `look-up`: the gradient, the slope of
-its cell for each similarity.
+the most that sorting a batch by label could save. `gather`: the gradient, the slope of
+its interval for each similarity.
 
 Dimension key: ``b`` rows of the block, ``N`` columns, ``M`` bins.
 """
@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_aploss.losses import cells
+from keras_aploss.losses import histogram
 
 
 def ramps(similarity, relevance, bins):
@@ -36,43 +36,44 @@ def ramps(similarity, relevance, bins):
     return ops.stack(both, axis=1)
 
 
-def segment_sums(entries, cell, bins):
-    """Sums of one number, or one pair, per similarity in the cells of each row."""
-    row = ops.arange(cell.shape[0], dtype="int32")[:, None]
+def segment_sums(values, interval, bins):
+    """Sums of one number, or one pair, per similarity in the intervals of each row."""
+    row = ops.arange(interval.shape[0], dtype="int32")[:, None]
     return ops.segment_sum(
-        ops.reshape(entries, (-1, *entries.shape[2:])),
-        ops.reshape(row * bins.num_cells + cell, (-1,)),
-        num_segments=cell.shape[0] * bins.num_cells,
+        ops.reshape(values, (-1, *values.shape[2:])),
+        ops.reshape(row * bins.num_intervals + interval, (-1,)),
+        num_segments=interval.shape[0] * bins.num_intervals,
     )
 
 
 def two_sums(similarity, relevance, bins):
-    """A sum of ones and a sum of shares."""
-    cell, share = cells.cells_of(similarity, relevance, bins)
-    ones = ops.ones_like(share)
-    return segment_sums(ones, cell, bins) + segment_sums(share, cell, bins)
+    """A sum of ones and a sum of fractions."""
+    interval, fraction = histogram.intervals_of(similarity, relevance, bins)
+    count = segment_sums(ops.ones_like(fraction), interval, bins)
+    return count + segment_sums(fraction, interval, bins)
 
 
 def pairs(similarity, relevance, bins):
-    """One sum of pairs (1, share)."""
-    cell, share = cells.cells_of(similarity, relevance, bins)
-    return segment_sums(ops.stack([ops.ones_like(share), share], axis=-1), cell, bins)
+    """One sum of pairs (1, fraction)."""
+    interval, fraction = histogram.intervals_of(similarity, relevance, bins)
+    pair = ops.stack([ops.ones_like(fraction), fraction], axis=-1)
+    return segment_sums(pair, interval, bins)
 
 
 def packed(similarity, relevance, bins):
     """One sum of 64-bit integers; 32 bits on JAX, where they hold too little."""
-    cell, share = cells.cells_of(similarity, relevance, bins)
+    interval, fraction = histogram.intervals_of(similarity, relevance, bins)
     wide = keras.backend.backend() != "jax"
-    entries = ops.cast(ops.round(share * 2.0**cells.SHARE_BITS), "int32")
+    both = ops.cast(ops.round(fraction * 2.0**histogram.FRACTION_BITS), "int32")
     if wide:
-        entries = ops.cast(entries, "int64") + (1 << cells.COUNT_SHIFT)
-    return segment_sums(entries, cell, bins)
+        both = ops.cast(both, "int64") + (1 << histogram.COUNT_SHIFT)
+    return segment_sums(both, interval, bins)
 
 
 def the_package(similarity, relevance, bins):
-    """What `ap_loss` does with a block."""
-    cell, share = cells.cells_of(similarity, relevance, bins)
-    return cells.histogram(cell, cells.entries_of(share), bins)
+    """As `ap_loss` does with a block."""
+    interval, fraction = histogram.intervals_of(similarity, relevance, bins)
+    return histogram.interval_sums(interval, histogram.contributions(fraction), bins)
 
 
 def no_relevance(similarity, relevance, bins):
@@ -80,11 +81,11 @@ def no_relevance(similarity, relevance, bins):
     return the_package(similarity, ops.zeros((1, 1), dtype="bool"), bins)
 
 
-def look_up(similarity, relevance, bins):
+def gather(similarity, relevance, bins):
     """The gradient, from a table of slopes."""
-    cell, _ = cells.cells_of(similarity, relevance, bins)
-    slopes = ops.ones((cell.shape[0], bins.num_cells))
-    return cells.look_up(slopes, cell, bins)
+    interval, _ = histogram.intervals_of(similarity, relevance, bins)
+    slopes = ops.ones((interval.shape[0], bins.num_intervals))
+    return histogram.gather_slopes(slopes, interval, bins)
 
 
 def compiled(function, mode):
@@ -133,7 +134,7 @@ def main() -> None:
     print(" " * 14, *(f"{mode + f', M={bins}':>14}" for mode, bins in columns))
 
     def timed(way, mode, num_bins):
-        bins = cells.Bins(num_bins, -1.0, 1.0)
+        bins = histogram.Bins(num_bins, -1.0, 1.0)
 
         def block(similarity, row_labels, column_labels):
             relevance = ops.equal(row_labels[:, None], column_labels[None, :])
@@ -141,7 +142,7 @@ def main() -> None:
 
         return nanoseconds(compiled(block, mode), similarity, labels, args.repeats)
 
-    for way in (ramps, two_sums, pairs, packed, the_package, no_relevance, look_up):
+    for way in (ramps, two_sums, pairs, packed, the_package, no_relevance, gather):
         figures = [f"{timed(way, *column):14.2f}" for column in columns]
         print(f"{way.__name__.replace('_', ' '):<14}", *figures, flush=True)
 

@@ -159,6 +159,7 @@ def test_modules_keep_to_the_plan():
         ("training.trainer", "import tensorflow as tf"),
         ("losses", "from keras_aploss.evaluation import top_k"),
         ("evaluation.metrics", "import keras_aploss.report.charts"),
+        ("metrics", "from keras_aploss.losses import replicas"),
         ("samplers", "from keras_aploss import ImageFiles"),
         ("datasets.landmarks.view", "from keras_aploss.datasets import ImageSet"),
         ("runs.run", "from keras_aploss import cli"),
