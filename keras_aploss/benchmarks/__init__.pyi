@@ -2,11 +2,11 @@ from .benchmark import (
     ClassBenchmark as ClassBenchmark,
     QueryBenchmark as QueryBenchmark,
 )
-from .embed import (
+from .evaluate import (
     benchmark_embeddings as benchmark_embeddings,
     distractor_embeddings as distractor_embeddings,
+    evaluate_benchmark as evaluate_benchmark,
 )
-from .evaluate import evaluate_benchmark as evaluate_benchmark
 from .oxford_paris import read_distractor_paths as read_distractor_paths
 from .postprocessing import (
     postprocess_benchmark as postprocess_benchmark,

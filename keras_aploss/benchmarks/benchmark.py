@@ -1,4 +1,4 @@
-"""What a benchmark is here: which images, and who is to find what.
+"""Benchmarks as values: images, ground truth and the metrics that are published.
 
 Dimension key: Q queries, N images of the database.
 """
@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 
 from keras_aploss.datasets import ImageSet
-
-_ORIENTATION = 0x0112  # the EXIF tag; from 5 on, width and height change places
 
 
 class QueryBenchmark(NamedTuple):
@@ -57,12 +54,12 @@ class QueryBenchmark(NamedTuple):
 
 
 class ClassBenchmark(NamedTuple):
-    """Images of classes: some to train on; of the others each finds its like.
+    """Classes of images: some to train on, the others to evaluate leave-one-out.
 
     Attributes:
         name: as in `read_benchmark`.
         train: the training images.
-        test: the images of other classes, each of which queries all the others.
+        test: the images of the other classes, each of which queries all the others.
         ks: cut-offs of the metrics.
         reported: the metrics that are published, as named in `RetrievalResult.metrics`.
 
@@ -82,33 +79,3 @@ class ClassBenchmark(NamedTuple):
     test: ImageSet
     ks: Sequence[int] = (1, 10, 100, 1000)
     reported: Sequence[str] = ()
-
-
-def check_boxes(benchmark: QueryBenchmark) -> None:
-    """Check, against the headers of the images, that each box lies in its image.
-
-    Published boxes are rounded, so a pixel outside is granted.
-
-    Raises:
-        ValueError: if a box has no area or leaves its image, or a header is damaged.
-    """
-    for path, box in zip(benchmark.query_paths, benchmark.query_boxes, strict=True):
-        if box is None:
-            continue
-        try:
-            with PIL.Image.open(path) as image:
-                width, height = image.size
-                if image.getexif().get(_ORIENTATION, 1) >= 5:
-                    width, height = height, width
-        except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"Expected a readable image of {benchmark.name}. Received: "
-                f"path={path!r}: {error}. Download it again."
-            ) from error
-        left, top, right, bottom = box
-        if not (-1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1):
-            raise ValueError(
-                "Expected a box (left, top, right, bottom) inside its image of "
-                f"{width} x {height}. Received: box={tuple(box)} of path={path!r}. "
-                "The image must be as published, neither resized nor rotated."
-            )

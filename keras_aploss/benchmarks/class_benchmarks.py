@@ -1,9 +1,9 @@
-"""Images of classes, half of which are for the test: SOP, CUB-200 and iNaturalist.
+"""SOP, CUB-200 and iNaturalist 2018: half of the classes train, the others test.
 
 Each test image queries all other test images (leave one out); those of its class are
 relevant. Published are recall@k, and since 2020 MAP@R.
 
-Forms that are read, below the root or its sub-folder as the archive unpacks:
+Files that are read, below the root or its sub-folder as the archive unpacks:
 
 * Stanford Online Products: `Ebay_train.txt`, `Ebay_test.txt`, tables of
   `image_id class_id super_class_id path`, with blanks between.
@@ -29,8 +29,8 @@ from keras_aploss.benchmarks.files import (
     as_integer,
     check_distinct,
     find_file,
+    read_columns,
     read_lines,
-    read_table,
     read_words,
 )
 from keras_aploss.benchmarks.sources import CLASS_URLS
@@ -84,7 +84,7 @@ def _read_sop(source: Source):
         file = f"Ebay_{split}.txt"
         path = find_file(source, [file, f"Stanford_Online_Products/{file}"])
         columns = ["image_id", "class_id", "super_class_id", "path"]
-        table = read_table(path, columns, delimiter=" ")
+        table = read_columns(path, columns, delimiter=" ")
         return [(os.fspath(path.parent / image), label) for _, label, _, image in table]
 
     return rows("train"), rows("test")

@@ -1,18 +1,20 @@
-"""Finding and reading the files of benchmarks, with errors that say what is missing.
+"""Files of benchmarks, found and read with errors that name what is missing.
 
 The problem: nobody may ship these data sets, and their files lie where a download, an
 archive or another program has put them. An error has to say which file is missing, from
 where it comes and where to put it, before hours of work and not after them.
 """
 
-import csv
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 
+from keras_aploss.tables import read_table
+
+_AGAIN = "Download the file again, and leave it as it is published."
 _SHOWN = 3  # of many missing or repeated names, in an error
 
 
@@ -31,7 +33,7 @@ class Source(NamedTuple):
 
 
 def find_file(source: Source, places: Sequence[str]) -> pathlib.Path:
-    """The first of some places below the root where there is a file or folder.
+    """The first of some places below the root at which there is a file or folder.
 
     Raises:
         ValueError: if there is none.
@@ -68,32 +70,12 @@ def read_words(path: pathlib.Path, columns: Sequence[str]) -> list[list[str]]:
     return _not_empty(rows, path)
 
 
-def read_table(
+def read_columns(
     path: pathlib.Path, columns: Sequence[str], delimiter: str = ","
 ) -> list[list[str]]:
     """The cells of some columns of a CSV file with a header, row by row."""
-    expected = f"a table with the columns {', '.join(columns)}"
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return _not_empty(list(_rows(file, columns, delimiter)), path)
-    except (UnicodeDecodeError, csv.Error, LookupError) as error:
-        raise _bad_file(path, expected, error) from error
-
-
-def _rows(file, columns, delimiter) -> Iterator[list[str]]:
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    header = [name.strip() for name in next(reader, [])]
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise LookupError(f"the columns {header}: no {' and no '.join(missing)}")
-    places = [header.index(name) for name in columns]
-    for row in reader:
-        if row and len(row) != len(header):
-            raise LookupError(
-                f"{len(row)} cells for {len(header)} columns in line {reader.line_num}"
-            )
-        if row:
-            yield [row[place].strip() for place in places]
+    table = read_table(path, columns, delimiter=delimiter, advice=_AGAIN)
+    return _not_empty([[cells[name] for name in columns] for _, cells in table], path)
 
 
 def _not_empty(rows, path):
@@ -104,8 +86,7 @@ def _not_empty(rows, path):
 
 def _bad_file(path, expected, received) -> ValueError:
     return ValueError(
-        f"Expected {expected} in {str(path)!r}. Received: {received}. Download the "
-        "file again, and leave it as it is published."
+        f"Expected {expected} in {str(path)!r}. Received: {received}. {_AGAIN}"
     )
 
 

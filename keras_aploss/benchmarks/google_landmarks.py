@@ -20,7 +20,12 @@ import pathlib
 import numpy as np
 
 from keras_aploss.benchmarks.benchmark import QueryBenchmark
-from keras_aploss.benchmarks.files import Source, check_distinct, find_file, read_table
+from keras_aploss.benchmarks.files import (
+    Source,
+    check_distinct,
+    find_file,
+    read_columns,
+)
 from keras_aploss.benchmarks.sources import GLDV2_URL
 
 _SOLUTION = "retrieval_solution_v2.1.csv"
@@ -38,7 +43,7 @@ def read_google_landmarks(root: pathlib.Path) -> QueryBenchmark:
             *metadata_places("index_image_to_landmark.csv", "index"),
         ],
     )
-    names = [name for (name,) in read_table(index, ["id"])]
+    names = [name for (name,) in read_columns(index, ["id"])]
     check_distinct(names, f"the images of {index.name}")
     numbers = {name: number for number, name in enumerate(names)}
     rows = _queries(solution)
@@ -81,7 +86,7 @@ def read_google_landmarks(root: pathlib.Path) -> QueryBenchmark:
 
 def _queries(solution: pathlib.Path) -> list[list[str]]:
     """The rows (id, images, Usage) of the queries."""
-    rows = read_table(solution, ["id", "images", "Usage"])
+    rows = read_columns(solution, ["id", "images", "Usage"])
     others = sorted({usage for *_, usage in rows} - set(_USAGES))
     if others:
         raise ValueError(
@@ -99,10 +104,10 @@ def _queries(solution: pathlib.Path) -> list[list[str]]:
 
 
 def image_path(root: pathlib.Path, part: str, name: str) -> str:
-    """Where the archives put an image: in folders of its first three letters."""
+    """The file of an image in the archives, in folders of its first three letters."""
     return os.fspath(root / part / name[0:1] / name[1:2] / name[2:3] / f"{name}.jpg")
 
 
 def metadata_places(file: str, part: str) -> list[str]:
-    """Where a CSV file of the data set may lie."""
+    """The places at which a CSV file of the data set may lie."""
     return [f"metadata/{file}", file, f"{part}/{file}"]

@@ -1,4 +1,4 @@
-"""Oxford5k and Paris6k, as they were and revisited, and a million distractors.
+"""Oxford5k and Paris6k, classic and revisited, and a million distractors.
 
 Each query is a building in a box of its image. Of the database, images are relevant,
 junk (seen too badly to judge, taken out of the ranking) or negatives. The revisited
@@ -12,7 +12,7 @@ sets grade what is relevant as easy or hard, which makes three protocols:
 The classic sets have one; their query images are in the database as well and count as
 relevant. In the revisited sets they are not.
 
-Forms that are read, below the root or its sub-folder of the set's name:
+Files that are read, below the root or its sub-folder of the set's name:
 
 * `gnd_<name>.pkl` with `imlist`, `qimlist` and per query a dictionary in `gnd`: `bbx`,
   and `easy`, `hard`, `junk` or (classic) `ok`, `junk`.
@@ -50,7 +50,7 @@ from keras_aploss.benchmarks.sources import DISTRACTORS_URL, IMAGE_URLS, TRUTH_U
 _CLASSIC = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}
 
 # Published damaged: https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/corrupt.txt
-_DAMAGED = {
+_CORRUPT = {
     f"paris_{landmark}_{number:06d}"
     for landmark, numbers in {
         "louvre": (136, 146),
@@ -204,7 +204,7 @@ def _joined(one, other) -> list[np.ndarray]:
 
 
 def _image_folders(name: str, root: pathlib.Path) -> list[pathlib.Path]:
-    """Where the images of a set may be, the likeliest first."""
+    """Folders in which the images of a set may be, the likeliest first."""
     bases = [root / name, root / _CLASSIC.get(name, name), root]
     folders = [base / part for base in bases for part in ("jpg", "", "paris")]
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
@@ -232,7 +232,7 @@ def _image_files(name: str, root: pathlib.Path) -> dict[str, pathlib.Path]:
         files = {
             path.stem: path
             for path in (*folder.glob("*.jpg"), *folder.glob("*/*.jpg"))
-            if path.stem not in _DAMAGED
+            if path.stem not in _CORRUPT
         }
         if files:
             return files
@@ -257,15 +257,15 @@ def read_distractor_paths(
     """List the million distractors of revisited Oxford and Paris.
 
     Args:
-        root: The folder that has `revisitop1m.txt` and `jpg/`, or its parent.
-        check_files: Whether to look for all the files.
+        root: the folder that has `revisitop1m.txt` and `jpg/`, or its parent.
+        check_files: look for all the files.
         verbose: 1 shows a progress bar over them.
 
     Returns:
         The paths of the images, in the order of the list.
 
     Raises:
-        ValueError: If the list is not there or names an image twice, or an image is
+        ValueError: the list is not there or names an image twice, or an image is
             missing.
 
     Example:

@@ -1,4 +1,4 @@
-"""Whitening, augmentation and expansion, with distractors that no memory holds.
+"""Whitening, augmentation and expansion, with distractors too many for the memory.
 
 Dimension key: Q queries, N images of the database, n distractors, D units.
 """
@@ -33,16 +33,16 @@ def postprocess_benchmark(
     query_expansion: tuple[int, float] | None = None,
     verbose: int = 0,
 ) -> tuple[np.ndarray, np.ndarray | None, Sequence[np.ndarray]]:
-    """Whiten, augment and expand, distractors included, without holding them.
+    """Whiten, augment and expand embeddings, distractors included, block by block.
 
-    `postprocess_embeddings` tells what is done and in which order. Neighbours are found
-    among the distractors as well: for that, they are joined with the database in one
-    file.
+    The steps and their order are those of `postprocess_embeddings`. Neighbours are
+    found among the distractors as well: for that, they are joined with the database in
+    one file.
 
     Args:
         queries: `(Q, D)`, or the test images of a `ClassBenchmark`.
         database: `(N, D)`; None for a `ClassBenchmark`, which is only whitened.
-        folder: for the files that a distractor file becomes.
+        folder: for the files that are made of distractors.
         distractors: arrays `(n, D)`, such as mapped files.
         whitening: `(mean, kernel)` or an adapted `PCAWhitening`.
         database_augmentation: `(k, alpha)` of `augment_database`.

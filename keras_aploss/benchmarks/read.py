@@ -1,14 +1,12 @@
-"""The benchmarks by their names."""
+"""`read_benchmark`: a benchmark by its name, with all its images in their place."""
 
 import functools
 import os
 import pathlib
 
-from keras_aploss.benchmarks.benchmark import (
-    ClassBenchmark,
-    QueryBenchmark,
-    check_boxes,
-)
+import PIL.Image
+
+from keras_aploss.benchmarks.benchmark import ClassBenchmark, QueryBenchmark
 from keras_aploss.benchmarks.class_benchmarks import read_classes
 from keras_aploss.benchmarks.files import Source, check_present
 from keras_aploss.benchmarks.google_landmarks import read_google_landmarks
@@ -19,6 +17,8 @@ from keras_aploss.benchmarks.sources import (
     CLASS_URLS,
     IMAGE_URLS,
 )
+
+_ORIENTATION = 0x0112  # the EXIF tag; from 5 on, width and height change places
 
 
 def read_benchmark(
@@ -31,27 +31,28 @@ def read_benchmark(
 ) -> QueryBenchmark | ClassBenchmark:
     """Read a public benchmark from its files, as they are distributed.
 
-    The module of each family, `keras_aploss.datasets.benchmarks`, tells which files it
-    reads and where they may lie. Nothing is downloaded, and no image is decoded.
+    The modules `oxford_paris`, `google_landmarks` and `class_benchmarks` of
+    `keras_aploss.benchmarks` list the files that are read and where they may lie.
+    Nothing is downloaded, and no image is decoded.
 
     Args:
         name: `"oxford5k"`, `"paris6k"`, `"roxford5k"`, `"rparis6k"`, `"gldv2"`,
             `"sop"`, `"cub200"` or `"inaturalist2018"`.
-        root: The folder of the files.
-        image_size: Length of the shorter side of the images in a `ClassBenchmark`.
-        check_files: Whether to look for all images, and to compare the boxes with the
-            headers. That takes a while on a slow disk; the images of Google Landmarks
-            are three quarters of a million.
+        root: the folder of the files.
+        image_size: side of the square crops of a `ClassBenchmark`, in pixels.
+        check_files: look for all images, and compare the boxes with the headers. That
+            takes a while on a slow disk; the images of Google Landmarks are three
+            quarters of a million.
         verbose: 1 shows a progress bar over the files that are looked for.
 
     Returns:
         A `QueryBenchmark` (Oxford, Paris, Google Landmarks) or a `ClassBenchmark`.
 
     Raises:
-        ValueError: If the name is unknown; if a file is missing (says which, from where
-            it comes and where to put it) or not of its form; if images are missing,
-            listed twice, or do not hold their box; if nothing is to be found. A
-            pickle that names code is refused and not run.
+        ValueError: the name is unknown; a file is missing (says which, from where it
+            comes and where to put it) or not of its form; images are missing, listed
+            twice, or do not hold their box; no image is relevant to another. A pickle
+            that names code is refused and not run.
 
     Example:
     >>> from keras_aploss import read_benchmark
@@ -86,5 +87,32 @@ def read_benchmark(
             paths = benchmark.test.images.paths
         check_present(paths, source, verbose=verbose)
         if isinstance(benchmark, QueryBenchmark):
-            check_boxes(benchmark)
+            _check_boxes(benchmark)
     return benchmark
+
+
+def _check_boxes(benchmark: QueryBenchmark) -> None:
+    """Check, against the headers of the images, that each box lies in its image.
+
+    Published boxes are rounded, so a pixel outside is granted.
+    """
+    for path, box in zip(benchmark.query_paths, benchmark.query_boxes, strict=True):
+        if box is None:
+            continue
+        try:
+            with PIL.Image.open(path) as image:
+                width, height = image.size
+                if image.getexif().get(_ORIENTATION, 1) >= 5:
+                    width, height = height, width
+        except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"Expected a readable image of {benchmark.name}. Received: "
+                f"path={path!r}: {error}. Download it again."
+            ) from error
+        left, top, right, bottom = box
+        if not (-1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1):
+            raise ValueError(
+                "Expected a box (left, top, right, bottom) inside its image of "
+                f"{width} x {height}. Received: box={tuple(box)} of path={path!r}. "
+                "The image must be as published, neither resized nor rotated."
+            )

@@ -1,9 +1,9 @@
-"""Lists of images to train on: Landmarks-clean and Google Landmarks v2.
+"""Published lists of images to train on: Landmarks-clean and Google Landmarks v2.
 
-Both are published as lists of addresses, of which some are gone by now: images that
-are not there are left out and counted, as `ImageSet.skipped`.
+Both are lists of addresses, of which some are gone by now: images that are not there
+are left out and listed in `ImageSet.skipped`.
 
-Forms that are read, below the root:
+Files that are read, below the root:
 
 * `"landmarks_clean"`: `annotation_clean_train.txt`, also in `annotations/` or
   `annotations_landmarks/`: an address or path and an integer label per line. The image
@@ -28,7 +28,7 @@ from keras_aploss.benchmarks.files import (
     check_distinct,
     find_file,
     missing_files,
-    read_table,
+    read_columns,
     read_words,
 )
 from keras_aploss.benchmarks.google_landmarks import image_path, metadata_places
@@ -46,8 +46,8 @@ def read_training_list(
 
     Args:
         name: `"landmarks_clean"`, `"gldv2"` or `"gldv2_clean"`.
-        root: The folder of the lists and images.
-        image_size: Length of the shorter side of the images in pixels.
+        root: the folder of the lists and images.
+        image_size: side of the square crops in pixels.
         verbose: 1 shows a progress bar over the files that are looked for.
 
     Returns:
@@ -55,7 +55,7 @@ def read_training_list(
         of the logger.
 
     Raises:
-        ValueError: If there is no such list, or none of its images.
+        ValueError: there is no such list, or none of its images.
 
     Example:
     >>> import pathlib, tempfile
@@ -119,7 +119,7 @@ def _read_gldv2(source: Source) -> list[tuple[str, str]]:
     path = find_file(source, metadata_places("train.csv", "train"))
     return [
         (image_path(source.root, "train", name), _label(landmark, path))
-        for name, landmark in read_table(path, ["id", "landmark_id"])
+        for name, landmark in read_columns(path, ["id", "landmark_id"])
     ]
 
 
@@ -127,7 +127,7 @@ def _read_gldv2_clean(source: Source) -> list[tuple[str, str]]:
     path = find_file(source, metadata_places("train_clean.csv", "train"))
     return [
         (image_path(source.root, "train", name), _label(landmark, path))
-        for landmark, names in read_table(path, ["landmark_id", "images"])
+        for landmark, names in read_columns(path, ["landmark_id", "images"])
         for name in names.split()
     ]
 
