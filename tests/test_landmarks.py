@@ -1,4 +1,4 @@
-"""The synthetic landmarks: reproducible, varied, and still themselves in each view."""
+"""The synthetic landmarks: reproducible, varied, recognisable in each view."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""One's own images, in one folder per class.
+"""A user's own images, in one folder per class.
 
 The problem: real collections hold empty, truncated and foreign files, hidden thumbnails
 and classes that turn out empty. They are found before training, named, and left out.
@@ -13,7 +13,7 @@ from keras_aploss.datasets.image_set import ImageSet
 from keras_aploss.images import ImageFiles, SkippedImage, find_unreadable
 
 _EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png")
-# Images that nothing here decodes. A user who has them must not lose them unawares.
+# Images that are not decoded here: listed as skipped, so that nobody misses them.
 _OTHER_EXTENSIONS = (
     *(".apng", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".tif", ".tiff"),
     *(".ico", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".webp"),
@@ -62,8 +62,8 @@ def _warn_of_single_images(labels, class_names):
     if names:
         more = len(names) - _NAMED_CLASSES
         _logger.warning(
-            "%d of %d classes have one image only: nothing can be found for it, and "
-            "others are to be told from it. They are: %s",
+            "%d of %d classes have one image only: as a query it has no relevant one, "
+            "and in the database it is a distractor. They are: %s",
             len(names),
             len(class_names),
             ", ".join(names[:_NAMED_CLASSES]) + (f" and {more} more" * (more > 0)),
@@ -101,23 +101,23 @@ def image_folder(
     of formats that are not read, by their extension (webp, heic, avif, tif and
     others), and classes that are left with no image.
 
-    A class that is left with one image stays: as a query it finds nothing and has no
-    average precision, and in the database others are to be told from it. A warning of
-    the logger `keras_aploss.datasets` names such classes; they are those where
+    A class that is left with one image stays: as a query that image has no relevant one
+    and no average precision, and in the database it is a distractor. A warning of the
+    logger `keras_aploss.datasets` names such classes, those where
     `np.bincount(labels) == 1`.
 
     Args:
-        path: The folder.
-        image_size: Length of the shorter side of the images in pixels.
-        crop: Whether to keep the central square only, so that all shapes agree.
-        workers: Threads that check the files; by default one per processor.
+        path: the folder.
+        image_size: length of the shorter side of the images in pixels.
+        crop: keep the central square only, so that all shapes agree.
+        workers: threads that check the files; by default one per processor.
         verbose: 1 shows a progress bar.
 
     Returns:
         An `ImageSet` whose images are decoded on demand; `.images.load()` decodes all.
 
     Raises:
-        ValueError: If `path` is not a folder, or holds no class or no readable image.
+        ValueError: `path` is not a folder, or holds no class or no readable image.
 
     Example:
     >>> from keras_aploss import image_folder

@@ -1,4 +1,4 @@
-"""What a data set is here, and how whole classes are set aside for the test.
+"""`ImageSet`, images with labels, and its split into training and test classes.
 
 Dimension key: N images, S `image_size`.
 """
@@ -12,14 +12,14 @@ from keras_aploss.images import ImageFiles, SkippedImage
 
 
 class ImageSet(NamedTuple):
-    """Images and what they show.
+    """Images and their labels.
 
     Attributes:
         images: (N, S, S, 3) array of `uint8`, or `ImageFiles` that decode on demand.
         labels: (N,) array of `int64`; -1 marks a distractor, an image of no class.
-        class_names: The name of label `k` is `class_names[k]`. Sets split from one
+        class_names: the name of label `k` is `class_names[k]`. Sets split from one
             another share this list, and so one numbering.
-        skipped: The files, or whole classes, that were left out, and why.
+        skipped: the files, or whole classes, that were left out, and the reasons.
 
     Example:
     >>> import numpy as np
@@ -39,17 +39,20 @@ class ImageSet(NamedTuple):
 def split_classes(
     image_set: ImageSet, *, test_fraction: float = 0.25, seed: int = 0
 ) -> tuple[ImageSet, ImageSet]:
-    """Set whole classes aside for the test.
+    """Hold out whole classes for the test.
 
     Args:
-        image_set: Any `ImageSet` of two classes or more. Negative labels (distractors)
+        image_set: an `ImageSet` of two classes or more. Negative labels (distractors)
             go to the test set.
-        test_fraction: Fraction of the classes, above 0 and below 1; at least one class
+        test_fraction: fraction of the classes, above 0 and below 1; at least one class
             goes to either side.
-        seed: Seed of the choice.
+        seed: seed of the choice.
 
     Returns:
         The pair (training set, test set). Both keep the numbering and the `skipped`.
+
+    Raises:
+        ValueError: `test_fraction` is out of range, or there are not two classes.
 
     Example:
     >>> import numpy as np

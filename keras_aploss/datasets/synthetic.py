@@ -1,11 +1,11 @@
-"""The embedded data set: photographs of invented buildings, drawn in seconds."""
+"""The built-in data set: photographs of invented buildings, drawn in seconds."""
 
 import numpy as np
 
 from keras_aploss.datasets.image_set import ImageSet
 from keras_aploss.datasets.landmarks import landmark_views
 
-# Test landmarks are numbered from here: they stay the same however many one trains on.
+# Test landmarks are numbered from here: the same ones for any number of training ones.
 _FIRST_TEST_LANDMARK = 1_000_000
 
 
@@ -24,14 +24,17 @@ def synthetic_landmarks(
     the same in every run; other versions of Pillow may round a few of them otherwise.
 
     Args:
-        num_landmarks: Landmarks of the training set.
-        views_per_landmark: Images of each landmark, in both sets.
-        image_size: Side of the images in pixels.
-        seed: Another seed builds another world.
-        num_test_landmarks: Landmarks of the test set, none of which is in the other.
+        num_landmarks: landmarks of the training set.
+        views_per_landmark: images of each landmark, in both sets.
+        image_size: side of the images in pixels, at least 16.
+        seed: seed of all attributes and views.
+        num_test_landmarks: landmarks of the test set, none of which is in the other.
 
     Returns:
         The pair (training set, test set), sorted by label.
+
+    Raises:
+        ValueError: an argument is no integer, or too small.
 
     Example:
     >>> from keras_aploss import synthetic_landmarks

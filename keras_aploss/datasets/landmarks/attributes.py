@@ -1,8 +1,8 @@
-"""What an invented building looks like, drawn from a seed.
+"""Attributes of an invented building, drawn from a seed.
 
-The problem: a landmark must be recognised from many independent hints (roof, towers,
-windows, ground floor, ornaments, proportions, colours), none of which suffices, so that
-a model has to learn what buildings are made of instead of one trick.
+The problem: if one attribute identified a building, a model would learn that one alone.
+So the attributes (roof, towers, windows, ground floor, ornaments, proportions, colours)
+are many and independent, and none suffices.
 """
 
 import dataclasses

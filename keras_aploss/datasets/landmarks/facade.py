@@ -223,9 +223,9 @@ def draw_facade(mark: Landmark, size: int, *, lit: bool = False) -> Image.Image:
     """Paint the front of a building on a transparent square.
 
     Args:
-        mark: Its attributes.
-        size: Side of the picture in pixels.
-        lit: Whether lamps burn behind the windows.
+        mark: its attributes.
+        size: side of the picture in pixels.
+        lit: paint lamps behind some of the windows.
 
     Returns:
         An RGBA image.

@@ -1,8 +1,8 @@
-"""Flat shapes, and the canvas that stamps them: all that the landmarks are made of.
+"""Flat shapes, and the canvas that paints them.
 
 The problem: a building has some hundred parts, of every size. Each part here is an
-outline in the unit square stretched over a box, so that a roof, a window and a cloud
-are one line of code each, at any resolution.
+outline in the unit square, stretched over a box, so that a roof, a window and a cloud
+take one line of code each, at any resolution.
 
 Lengths are fractions of the picture; x grows to the right and y downwards, as in
 Pillow; inside an outline v grows upwards. Colours are RGB tuples.
@@ -17,18 +17,18 @@ _ARC = [(0.5 - 0.5 * math.cos(t), math.sin(t)) for t in np.linspace(0, math.pi, 
 
 
 def _mirror(half):
-    """Complete an outline from its left half."""
+    """A symmetric outline, from its left half."""
     return [*half, *((1 - u, v) for u, v in reversed(half))]
 
 
 def _staircase(count):
-    """Climb to the middle in `count` steps."""
+    """The left half of a stepped gable of `count` steps."""
     steps = [(0.5 * i / (count - 0.3), (i + 1) / count) for i in range(count)]
     return [point for u, v in steps for point in ((u, v - 1 / count), (u, v))]
 
 
 def _notches(count):
-    """Stand `count` merlons along the top."""
+    """The upper edge of a battlement of `count` merlons."""
     starts = [i / (count - 0.5) for i in range(count)]
     wide = 0.5 / (count - 0.5)
     tops = [((u, 0.5), (u, 1), (u + wide, 1), (u + wide, 0.5)) for u in starts]
@@ -36,7 +36,7 @@ def _notches(count):
 
 
 def _teeth(count, lean):
-    """Raise `count` peaks, each at the fraction `lean` of its width."""
+    """The upper edge of `count` peaks, each at the fraction `lean` of its width."""
     pairs = [(((i + lean) / count, 1), ((i + 1) / count, 0.15)) for i in range(count)]
     return [point for pair in pairs for point in pair]
 
@@ -71,17 +71,17 @@ def _scale(colour, red_gain, green_gain, blue_gain):
 
 
 def shade(colour, factor):
-    """Make a colour darker (`factor` below 1) or lighter."""
+    """A darker (`factor` below 1) or lighter colour."""
     return _scale(colour, factor, factor, factor)
 
 
 def mix(colour, other, amount):
-    """Go from `colour` (`amount` 0) to `other` (1)."""
+    """A colour between `colour` (`amount` 0) and `other` (1)."""
     return tuple(int(c + (o - c) * amount) for c, o in zip(colour, other, strict=True))
 
 
 def jitter(rng, colour, amount):
-    """Draw a colour around `colour`, with standard deviation `amount`."""
+    """A random colour around `colour`, with standard deviation `amount`."""
     noise = rng.normal(0, amount, 3)
     return tuple(
         min(255, max(0, int(c + n))) for c, n in zip(colour, noise, strict=True)
@@ -92,7 +92,7 @@ class Canvas:
     """Paint outlines on a square image.
 
     Args:
-        image: The image, changed in place.
+        image: the image, changed in place.
         light: RGB gains of the light that falls on everything painted here.
 
     Example:

@@ -1,7 +1,7 @@
-"""All that is not the landmark: sky, hills, neighbours, trees, cars, people.
+"""Surroundings of a landmark: sky, hills, neighbours, trees, cars, people.
 
-The problem: what surrounds a building must not give it away, so the surroundings are
-drawn anew for each view, and the neighbours have walls and windows of the same kind.
+The problem: surroundings must not identify a building, so they are drawn anew for each
+view, and the neighbours have walls and windows of the same kind.
 A `weather` is (sky at the zenith, sky at the horizon, RGB gains of the light).
 """
 

@@ -1,9 +1,9 @@
-"""Photograph of a landmark: camera, light, exposure.
+"""Photographs of a landmark: camera, light, exposure.
 
 The problem: two views of one building must share the building and nothing else. The
-front is a plane in space, hung before a random camera by one perspective warp; a side
-wall and a shadow give it body; the surroundings are drawn anew for each view; the light
-colours everything, and a little blur and noise end it.
+front is a plane in space, projected to a random camera by one perspective warp; a side
+wall and a shadow give it depth; the surroundings are drawn anew for each view; the
+light tints all of it, and blur and noise are added at the end.
 
 Space: x to the right, y downwards, z away from the camera, 0 on the facade's plane.
 Dimension key: S: `image_size`, P: points, V: views.
@@ -103,7 +103,7 @@ def _paint_body(canvas, mark, project, sun):
 
 
 def _paint_shadow(canvas, mark, project, ground, sun):
-    """Ground the building: a dark strip on the side away from the sun."""
+    """Paint a dark strip on the ground, on the side away from the sun."""
     left, right = 0.48 - mark.width / 2, 0.52 + mark.width / 2
     near = [(right - 0.12 * sun, BASE, -0.14), (left - 0.12 * sun, BASE, -0.14)]
     strip = [(left, BASE, 0), (right, BASE, 0), *near]
@@ -111,7 +111,7 @@ def _paint_shadow(canvas, mark, project, ground, sun):
 
 
 def _develop(image, rng):
-    """Expose the picture: sun across it, exposure, temperature, haze, blur, noise."""
+    """Add gradients of light, exposure, colour temperature, haze, blur and noise."""
     image = image.reduce(2)
     side = image.size[0]
     if rng.random() < 0.35:
@@ -164,7 +164,7 @@ def _light(image, gains):
 
 
 def _draw_front(mark, size, night):
-    """Paint the facade; by night all is dark but the windows in which lamps burn."""
+    """Paint the facade; by night it is dark, but for the windows with lamps."""
     front = draw_facade(mark, size)
     if not night:
         return front
@@ -175,13 +175,13 @@ def _draw_front(mark, size, night):
 
 
 def landmark_views(seed: int, number: int, count: int, image_size: int) -> np.ndarray:
-    """Photograph landmark `number` `count` times.
+    """Draw `count` views of landmark `number`.
 
     Args:
-        seed: Seed of the whole set.
-        number: Number of the landmark.
-        count: How many views, V. View v is the same whatever `count` is.
-        image_size: Side of the pictures, S.
+        seed: seed of the whole set.
+        number: number of the landmark.
+        count: number of views, V. View v does not depend on it.
+        image_size: side of the pictures, S, in pixels.
 
     Returns:
         (V, S, S, 3) array of uint8.
