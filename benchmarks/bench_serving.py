@@ -29,7 +29,7 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_aploss import EmbeddingClient, export_saved_model, retrieval_model
-from keras_aploss.serving import decode_batch, warmup, write_serving_files
+from keras_aploss.serving import decode_batch, warmup_files, write_serving_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -58,7 +58,8 @@ def serve(folder: str) -> None:
     from tensorflow_serving.apis import prediction_log_pb2
 
     models = Models(folder, "bench")
-    for record in tf.data.TFRecordDataset(f"{folder}/1/{warmup.PATH}"):
+    requests = f"{folder}/1/assets.extra/tf_serving_warmup_requests"
+    for record in tf.data.TFRecordDataset(requests):
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
         models.predict(log.predict_log.request)
     with grpc_server(models) as address:
@@ -69,10 +70,8 @@ def serve(folder: str) -> None:
 def export(model, folder, image_size, batch_size) -> None:
     """What `keras-aploss export` writes, with warm-up for the batches to come."""
     sizes = (1, batch_size)
-    records = warmup.warmup_records(image_size, "bench", batch_sizes=sizes)
-    export_saved_model(
-        model, folder, image_size=image_size, extra_files={warmup.PATH: records}
-    )
+    requests = warmup_files(image_size, "bench", batch_sizes=sizes)
+    export_saved_model(model, folder, image_size=image_size, extra_files=requests)
     write_serving_files(folder)
 
 

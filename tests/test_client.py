@@ -268,7 +268,7 @@ def test_what_the_server_does_not_have_is_told(server, models, photos, monkeypat
         pytest.raises(ValueError, match=r"version=7.*Servable not found"),
     ):
         client.embed_files(photos)
-    monkeypatch.setattr("keras_aploss.serving.answers.SIGNATURE", "classify")
+    monkeypatch.setattr("keras_aploss.serving.wire.FILES_SIGNATURE", "classify")
     with (
         client_of(server) as client,
         pytest.raises(ValueError, match=r"'classify'.*not found in signature def"),
@@ -277,7 +277,7 @@ def test_what_the_server_does_not_have_is_told(server, models, photos, monkeypat
 
 
 def test_another_input_of_the_signature_is_told(server, photos, monkeypatch):
-    monkeypatch.setattr("keras_aploss.serving.answers.INPUT", "jpeg")
+    monkeypatch.setattr("keras_aploss.serving.wire.FILES_INPUT", "jpeg")
     with (
         client_of(server) as client,
         pytest.raises(ValueError, match="input size does not match signature"),

@@ -18,7 +18,7 @@ from image_bytes import encode, photo
 
 from keras_aploss.embeddings import combine_scales, embed_at_scales, whiten_embeddings
 from keras_aploss.images import decode_image, load_image
-from keras_aploss.serving import decode_batch, export_saved_model, warmup
+from keras_aploss.serving import decode_batch, export_saved_model, warmup_files, wire
 
 SIZE, UNITS = 24, 8
 
@@ -470,11 +470,11 @@ def test_a_c_program_serves_all_that_an_export_can_add(model, tmp_path):
         scales=scales,
         whitening=whitening,
         extra_files={
-            warmup.PATH: warmup.warmup_records(SIZE, "models", batch_sizes=(2,)),
+            **warmup_files(SIZE, "models", batch_sizes=(2,)),
             "README.md": b"# card",
         },
     )
-    record = next(iter(tf.data.TFRecordDataset(str(version / warmup.PATH)))).numpy()
+    record = next(iter(tf.data.TFRecordDataset(str(version / "assets.extra" / "tf_serving_warmup_requests")))).numpy()
     request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
     program = compile_program(tmp_path)
     for number, contents in enumerate(request.inputs["image_bytes"].string_val):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_aploss import export_saved_model, retrieval_model
 from keras_aploss.models import small_resnet
-from keras_aploss.serving import warmup
+from keras_aploss.serving import warmup_files
 
 
 def test_the_version_answers_its_own_requests(tmp_path):
@@ -14,10 +14,8 @@ def test_the_version_answers_its_own_requests(tmp_path):
     from tensorflow_serving.apis import prediction_log_pb2
 
     model = retrieval_model(small_resnet(filters=(4, 4)), units=8)
-    records = warmup.warmup_records(32, "tiny", batch_sizes=(1, 3))
-    version = export_saved_model(
-        model, tmp_path, image_size=32, extra_files={warmup.PATH: records}
-    )
+    requests = warmup_files(32, "tiny", batch_sizes=(1, 3))
+    version = export_saved_model(model, tmp_path, image_size=32, extra_files=requests)
     file = version / "assets.extra" / "tf_serving_warmup_requests"
     served = tf.saved_model.load(str(version)).signatures
     seen = []
@@ -53,4 +51,4 @@ def test_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
     with pytest.raises(ImportError, match=r'pip install "keras_aploss\[serving\]"'):
-        warmup.warmup_records(32, "tiny")
+        warmup_files(32, "tiny")

@@ -16,7 +16,7 @@ from keras_aploss.runs.settings import RunSettings
 from keras_aploss.serving import (
     export_saved_model,
     served_name,
-    warmup,
+    warmup_files,
     write_serving_files,
 )
 
@@ -71,7 +71,7 @@ def export_version(
     if warm_up is None:
         warm_up = importlib.util.find_spec("tensorflow_serving") is not None
     if warm_up:
-        files[warmup.PATH] = warmup.warmup_records(image_size, name)
+        files |= warmup_files(image_size, name)
     version = export_saved_model(
         model,
         path,

@@ -1,8 +1,9 @@
-"""A trained model for servers: a SavedModel that takes image files, and what runs it.
+"""Serving: export of a model to TensorFlow Serving, and a client of its server.
 
-`graph` is what it computes, `saved_model` writes a version, `warmup` the requests that
-a server answers before it says that it is ready, and `serving` the files with which
-TensorFlow Serving is started.
+`export_saved_model` (`saved_model`, `graph`) writes a version of a model that takes
+image files, `warmup` its warm-up requests, `server_files` the configuration of the
+server. `EmbeddingClient` (`client`, with `grpc_api`, `rest_api` and the errors of
+`answers`) asks it for embeddings. `wire` holds what both ends must agree on.
 """
 
 import lazy_loader

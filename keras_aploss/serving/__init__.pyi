@@ -1,3 +1,7 @@
+from .answers import (
+    UnavailableError as UnavailableError,
+    UnreadableError as UnreadableError,
+)
 from .client import EmbeddingClient as EmbeddingClient, none_readable as none_readable
 from .graph import decode_batch as decode_batch
 from .saved_model import export_saved_model as export_saved_model
@@ -5,3 +9,4 @@ from .server_files import (
     served_name as served_name,
     write_serving_files as write_serving_files,
 )
+from .warmup import warmup_files as warmup_files

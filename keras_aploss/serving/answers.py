@@ -1,11 +1,11 @@
-"""What a server can answer: embeddings that are checked, or one of a few troubles.
+"""Errors of the client, and the check of embeddings that a server sends.
 
-Both interfaces tell their troubles apart by a code and a sentence. Here each becomes
-one of these, whatever the interface:
+gRPC and REST report failures by different codes and messages. Both are mapped to these
+errors:
 
-| trouble | error | sent again |
+| failure | error | sent again |
 |---|---|---|
-| down, loading, overloaded | `UnavailableError`, a `ConnectionError` | yes |
+| server down, loading, overloaded | `UnavailableError`, a `ConnectionError` | yes |
 | no answer in time | `TimeoutError` | no: it would double the load |
 | files that cannot be decoded | `UnreadableError`, a `ValueError` | without them |
 | no such model, version or signature | `ValueError` | no |
@@ -14,17 +14,9 @@ one of these, whatever the interface:
 Dimension key: B files in a request, D units.
 """
 
-import re
-
 import numpy as np
 
-INPUT, OUTPUT, SIGNATURE = "image_bytes", "embedding", "serving_default"
-# What the graph of `export_saved_model` says of files that it cannot decode.
-_UNREADABLE = re.compile(
-    r"unreadable bytes.*?\[?positions \(from 0\)\]?\s*\[([\d\s]+)(?:\.\.\.)?[^\]]*\]"
-    r"\s*\[?of a batch of\]?\s*\[?(\d+)\]?",
-    re.DOTALL,
-)
+from keras_aploss.serving import wire
 
 
 class UnavailableError(ConnectionError):
@@ -35,9 +27,9 @@ class UnreadableError(ValueError):
     """Some files of a request cannot be decoded.
 
     Args:
-        positions: their places in the request, ascending; perhaps not all of them.
-        size: how many files the server decoded at once. More than were sent: it joined
-            requests, and the positions are those of others as well.
+        positions: their positions in the request, ascending; perhaps not all of them.
+        size: number of files that the server decoded at once. If more than were sent,
+            it joined several requests, and some positions are those of other clients.
     """
 
     def __init__(self, positions: list[int], size: int):
@@ -50,13 +42,12 @@ class UnreadableError(ValueError):
 
 def rejection(server: str, model: str, message: str) -> ValueError:
     """The error for a request that the server understood and refused."""
-    found = _UNREADABLE.search(message)
-    if found:
-        positions = [int(number) for number in found[1].split()]
-        return UnreadableError(positions, int(found[2]))
+    unreadable = wire.parse_unreadable_error(message)
+    if unreadable:
+        return UnreadableError(*unreadable)
     return ValueError(
-        f"Expected a model with the signature {SIGNATURE!r} from {INPUT!r} to "
-        f"{OUTPUT!r}, as `keras-aploss export` writes it. Received: model={model!r} at "
+        f"Expected a model with the signature {wire.FILES_SIGNATURE!r} from "
+        f"{wire.FILES_INPUT!r} to {wire.OUTPUT!r}, as `keras-aploss export` writes it. Received: model={model!r} at "
         f"{server}, of which the server says: {_one_line(message)}"
     )
 
@@ -67,7 +58,7 @@ def not_found(server: str, model: str, version: int | None, message: str) -> Val
     return ValueError(
         f"Expected a model that {server} has. Received: {what}; the server says: "
         f"{_one_line(message)} Give the name it is served under, that of its folder; a "
-        "version that was replaced in between is gone: begin again."
+        "version that was replaced in the meantime is gone: start again."
     )
 
 
@@ -80,7 +71,7 @@ def unavailable(server: str, message: str) -> UnavailableError:
 
 
 def too_slow(server: str, timeout: float) -> TimeoutError:
-    """The error for an answer that does not come."""
+    """The error for an answer that did not arrive in time."""
     return TimeoutError(
         f"Expected an answer of {server} within {timeout:g} s. Received: none. Give it "
         "more time (`timeout`), or send fewer images at once (`batch_size`)."
@@ -88,11 +79,11 @@ def too_slow(server: str, timeout: float) -> TimeoutError:
 
 
 def available_version(server: str, model: str, states: list[tuple]) -> int:
-    """The version to ask: of (version, state, message) the highest that is available.
+    """The highest version that is available, of `(version, state, message)` tuples.
 
     Raises:
-        UnavailableError: one is being loaded.
-        ValueError: none will be available; says what the server says.
+        UnavailableError: none is available, but one is being loaded.
+        ValueError: none is available or loading; quotes the server.
     """
     ready = [version for version, state, _ in states if state == "AVAILABLE"]
     if ready:
@@ -107,13 +98,23 @@ def available_version(server: str, model: str, states: list[tuple]) -> int:
 
 
 def checked(values, count: int, units: int | None, server: str) -> np.ndarray:
-    """What was received as `(B, D)` float32, or a `ValueError` that says what it is."""
+    """The received embeddings as (B, D) float32.
+
+    Args:
+        values: what the server sent.
+        count: B.
+        units: D, or None if any size will do.
+        server: address, for the messages.
+
+    Raises:
+        ValueError: they are no matrix of that shape, or not finite.
+    """
     try:
         embeddings = np.asarray(values, np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected {count} embeddings of {server}. Received: what is no matrix of "
-            f"numbers: {_one_line(str(error))}"
+            f"Expected {count} embeddings of {server}. Received: something other "
+            f"than a matrix of numbers: {_one_line(str(error))}"
         ) from error
     wanted = (count, "D" if units is None else units)
     if embeddings.ndim != 2 or len(embeddings) != count or embeddings.shape[1] == 0:
@@ -123,8 +124,8 @@ def checked(values, count: int, units: int | None, server: str) -> np.ndarray:
     if not fits:
         raise ValueError(
             f"Expected embeddings of shape {wanted} of {server}. Received: "
-            f"{embeddings.shape}. It serves another model: index its embeddings anew, "
-            "and do not mix them."
+            f"{embeddings.shape}. The server has another model: do not mix "
+            "embeddings of two models."
         )
     if not np.isfinite(embeddings).all():
         raise ValueError(

@@ -1,13 +1,16 @@
 """A client that embeds image files by a model server.
 
-Requests hold several files; some requests are on their way while others are answered.
-What fails because the server is down, loading or overloaded is sent again, later and
-later. Files that cannot be decoded are named, and the others of their request are sent
-again without them.
+Each request holds several files, and several requests are sent at a time. A request
+that fails because the server is down, loading or overloaded is sent again, after longer
+and longer waits. If files cannot be decoded, the server names them, and the request is
+sent again without them.
 
-All answers come from one version of the model. It is asked for at first, and named in
-each request: embeddings of two versions do not compare, and without that a new version
-that is loaded halfway would mix them, with nothing to see but poor results.
+All answers come from one version of the model: the client asks for it at first and
+names it in each request. Embeddings of two versions cannot be compared; if the server
+loaded a new version halfway, they would be mixed, and only poor results would show it.
+
+The client imports neither TensorFlow, Keras nor Pillow, so that a service can use it
+without them. Only gRPC needs TensorFlow (see `grpc_api`).
 
 Dimension key: N files, B files in a request, D units.
 """
@@ -37,27 +40,29 @@ class EmbeddingClient:
 
     `embed` takes the bytes of files, `embed_files` their paths. Both may be called from
     several threads. The client is a context manager; `close` ends its connections.
+    Proxies of the environment are not used over REST.
 
     Args:
-        server: `grpc://HOST:8500`, or `http://HOST:8501`; with TLS `grpcs://`,
+        server: `grpc://HOST:8500` or `http://HOST:8501`; with TLS `grpcs://` or
             `https://`. gRPC needs the extra `serving`.
         model: the name under which the model is served.
-        version: a version of it; None: the highest that is available at first.
-        units: D, if it is known: embeddings of another size are refused. All have the
-            same in any case.
-        batch_size: files in a request, fewer if they are large (64 MiB in all).
+        version: a version of it; by default the highest that is available when the
+            server is asked first.
+        units: D; embeddings of another size are refused. By default the size of the
+            first answer.
+        batch_size: files in a request; fewer if they have more than 64 MiB together.
         timeout: seconds for each answer.
         retries: how often a request is sent again while the server is not available,
             after 0.25, 0.5, 1, 2... seconds.
-        workers: requests on their way at a time.
+        workers: number of requests that are sent at a time.
 
     Raises:
         ValueError: for arguments out of range, a model, version or signature that the
-            server does not have, embeddings of another size, or bytes that it cannot
+            server does not have, embeddings of another size, or files that it cannot
             decode.
-        ConnectionError: the server is down, also after all retries.
+        ConnectionError: the server is still not available after all retries.
         TimeoutError: it does not answer in time.
-        ImportError: gRPC is asked for, and its package is not there.
+        ImportError: gRPC is asked for without the extra `serving`.
 
     Example:
         >>> from keras_aploss import EmbeddingClient
@@ -99,16 +104,21 @@ class EmbeddingClient:
 
     @property
     def version(self) -> int:
-        """The version of the model that answers; the server is asked at first."""
+        """The version of the model that answers; the first use asks the server."""
         with self._lock:
             if self._version is None:
                 self._version = self._again(self._api.version, self.timeout)
             return self._version
 
     def embed(self, contents: Sequence[bytes]) -> np.ndarray:
-        """The embeddings of N files, given as bytes: (N, D) float32.
+        """Embed N files, given as bytes.
 
-        Files that cannot be decoded are a `ValueError`, whose `positions` are theirs.
+        Returns:
+            (N, D) float32.
+
+        Raises:
+            UnreadableError: some files cannot be decoded; its `positions` are theirs.
+            ValueError, ConnectionError, TimeoutError: see the class.
         """
         contents = list(contents)
         if not contents:
@@ -126,17 +136,19 @@ class EmbeddingClient:
         return np.concatenate([rows for rows, _ in parts])
 
     def embed_files(self, paths: Sequence) -> tuple[np.ndarray, list[SkippedImage]]:
-        """The embeddings of files, and those that have none.
+        """Embed files, and list those that cannot be read.
 
         Args:
             paths: N files.
 
         Returns:
-            (N', D) float32 in the order of the paths, and the others with the reason:
-            files that cannot be read here, or that the server cannot decode.
+            (N', D) float32, the embeddings of the readable files in the order of the
+            paths; and the N - N' others with the reason: they cannot be read here, or
+            the server cannot decode them.
 
         Raises:
-            ValueError: as the class; or no file at all can be read.
+            ValueError: no file is readable, or see the class.
+            ConnectionError, TimeoutError: see the class.
         """
         rows, skipped = [], []
         for embeddings, _, bad in self.embed_batches(paths):
@@ -150,9 +162,10 @@ class EmbeddingClient:
     def embed_batches(
         self, paths: Sequence
     ) -> Iterator[tuple[np.ndarray, list[str], list[SkippedImage]]]:
-        """Yield the embeddings of each batch of files, their paths, and the skipped.
+        """Yield, for each batch: embeddings, their paths, and the skipped files.
 
-        In the order of `paths`, with no more in memory than is on its way.
+        Batches follow the order of `paths`. Only those of the next few requests are in
+        memory.
         """
         paths = [str(path) for path in paths]
         sizes = [_size(path) for path in paths]
@@ -171,7 +184,7 @@ class EmbeddingClient:
             pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         self._api.close()
 
     def __enter__(self):
@@ -201,7 +214,7 @@ class EmbeddingClient:
         return embeddings, names, skipped
 
     def _embed_readable(self, contents):
-        """The embeddings of what is readable, and the places of the others."""
+        """The embeddings of readable files, and the positions of the others."""
         left, bad = list(range(len(contents))), []
         version = self.version if contents else None
         while left:
@@ -230,18 +243,18 @@ class EmbeddingClient:
             ) from error
         embeddings = checked(values, count, self.units, self.server)
         with self._lock:
-            # The first answer says what the others must have.
+            # The size of the first answer is that of all others.
             self.units = self.units or embeddings.shape[1]
         return checked(embeddings, count, self.units, self.server)
 
     def _again(self, function, *arguments):
-        """Call a function, and again while the server is not available."""
+        """Call a function; repeat it while the server is not available."""
         wait = _FIRST_WAIT
         for _ in range(self.retries):
             try:
                 return function(*arguments)
             except UnavailableError:
-                # At random, so that clients that failed together do not come together.
+                # Random, so that clients that failed together do not retry together.
                 time.sleep(wait * random.SystemRandom().uniform(0.75, 1.25))
                 wait = min(2 * wait, _LONGEST_WAIT)
         return function(*arguments)
@@ -265,7 +278,7 @@ def _api(server, model):
 
 
 def _groups(sizes, batch_size):
-    """Indices in order, cut into requests of bounded numbers and bytes."""
+    """Cut indices, in order, into requests of bounded numbers of files and bytes."""
     groups, total = [], 0
     for i, size in enumerate(sizes):
         full = groups and len(groups[-1]) == batch_size
@@ -278,7 +291,7 @@ def _groups(sizes, batch_size):
 
 
 def none_readable(skipped: Sequence[SkippedImage]) -> ValueError:
-    """The error where no file is left to embed."""
+    """The error for files of which none is readable, with an example."""
     example = "".join(f", such as {path!r}: {why}" for path, why in skipped[:1])
     return ValueError(
         "Expected at least one readable image. Received: "
@@ -289,5 +302,5 @@ def none_readable(skipped: Sequence[SkippedImage]) -> ValueError:
 def _size(path):
     try:
         return os.path.getsize(path)
-    except OSError:  # is told when it is read
+    except OSError:  # reported when the file is read
         return 0

@@ -1,36 +1,37 @@
-"""What a served model computes: files to pixels, and these to embeddings.
+"""The TensorFlow graph of a served model: files to pixels, pixels to embeddings.
 
-An image that can not be decoded must not be guessed at, and one among a hundred must
-be named. A TensorFlow graph has no `try`; only the datasets of `tf.data` can drop an
-element that fails. So a batch is decoded as a dataset of numbered files, and the
-numbers that are missing at its end are the bad ones. That costs some milliseconds a
-call, once.
+A file that cannot be decoded is an error, and the error names its position in the
+batch. A TensorFlow graph has no `try`; only the datasets of `tf.data` can drop an
+element that fails. So a batch is decoded as a dataset of numbered files: the numbers
+that are missing in its result are those of the bad files. That costs a few milliseconds
+per call, whatever the batch size.
 
 Dimension key: B files or images in a batch, H, W height and width, S `image_size`,
-D size of the embedding, U the same after a whitening.
+D size of the embedding, U the same after whitening.
 """
 
 import tensorflow as tf
 
 from keras_aploss.images import MAX_PIXELS, decode_image, resize_image
+from keras_aploss.serving import wire
 
 _DECODERS = 2  # files decoded at once within a call; the server runs several calls
 
 
 def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
-    """Decode and resize a batch of image files, or say which of them are bad.
+    """Decode and resize a batch of image files; an error names those that are bad.
 
     Args:
         image_bytes: (B,) string tensor, the bytes of B image files. B may be 0.
-        image_size: side of the images that the model expects.
+        image_size: S, side of the images that the model expects.
         max_pixels: refuse files that declare more pixels.
 
     Returns:
-        A `uint8` tensor of shape (B, image_size, image_size, 3).
+        A (B, S, S, 3) `uint8` tensor.
 
     Raises:
-        tf.errors.InvalidArgumentError: the message lists the positions in the batch
-            of all files that can not be decoded.
+        tf.errors.InvalidArgumentError: some files cannot be decoded; the message lists
+            their positions in the batch.
 
     Example:
         >>> import tensorflow as tf
@@ -46,7 +47,7 @@ def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
         image = decode_image(contents, max_pixels=max_pixels)
         return index, resize_image(image, image_size)
 
-    # Without an element a dataset has no batch: a last one is there in any case.
+    # A dataset without elements has no batch: so a blank element follows the files.
     blank = tf.zeros([image_size, image_size, 3], tf.uint8)
     last = tf.data.Dataset.from_tensors((size, blank))
     files = tf.data.Dataset.from_tensor_slices(image_bytes).enumerate()
@@ -57,15 +58,7 @@ def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
     unreadable = tf.sets.difference(tf.range(size)[None], indices[None]).values
     check = tf.debugging.Assert(
         tf.equal(tf.size(unreadable), 0),
-        [
-            "Expected readable JPEG, PNG, GIF or BMP files of at most "
-            f"{max_pixels} pixels. Received unreadable bytes in `image_bytes` at "
-            "the positions (from 0)",
-            unreadable,
-            "of a batch of",
-            size,
-            "The log of the server has the reasons. Send the other files again.",
-        ],
+        wire.unreadable_error(max_pixels, unreadable, size),
         summarize=32,
     )
     with tf.control_dependencies([] if check is None else [check]):
@@ -73,11 +66,22 @@ def decode_batch(image_bytes, image_size: int, *, max_pixels: int = MAX_PIXELS):
 
 
 def make_embed(model, scales, whitening, image_size, max_pixels):
-    """The function from (B, H, W, 3) pixels to (B, D) embeddings that is served.
+    """Make the served function from (B, H, W, 3) pixels to (B, D) embeddings.
 
-    The same as `extract_embeddings` with these scales: scaled pixels are rounded, the
-    embeddings of the scales are averaged and brought to unit length; a whitening, a
-    pair `(mean, kernel)`, comes after that.
+    It computes the same as `extract_embeddings` with these scales: scaled pixels are
+    rounded, the embeddings of the scales averaged and divided by their length. Then
+    they are whitened, if there is a whitening.
+
+    Args:
+        model: (B, H, W, 3) images from 0 to 255 in, unit-length embeddings out.
+        scales: factors of the sides of each image.
+        whitening: None, or a pair `(mean, kernel)` of shapes (D,) and (D, U).
+        image_size: S, side of the blank image that stands in for an empty batch.
+        max_pixels: refuse larger images.
+
+    Returns:
+        A function for `tf.function`; its result is a dictionary with the one key
+        `wire.OUTPUT`.
     """
     units = model.outputs[0].shape[1]
     if whitening is not None:
@@ -108,20 +112,20 @@ def make_embed(model, scales, whitening, image_size, max_pixels):
         )
         with tf.control_dependencies([] if check is None else [check]):
             images = tf.identity(images)
-        # Fused convolutions of TensorFlow fail on a batch of no images: one stands in.
-        # (A `cond` about the model would hand each of its weights to the branch.)
-        # It has a size of its own: that of a batch of none may be anything.
+        # Fused convolutions of TensorFlow fail on an empty batch: a blank image stands
+        # in. (A `cond` around the model would pass each of its weights to the branch.)
+        # Its size is S, since the height and width of an empty batch may be anything.
         blank = [1, image_size, image_size, 3]
         some = tf.cond(shape[0] > 0, lambda: images, lambda: tf.zeros(blank))
         some = tf.ensure_shape(some, images.shape)
         embedding = embed_some(some)[: shape[0]]
-        return {"embedding": tf.ensure_shape(embedding, [None, units])}
+        return {wire.OUTPUT: tf.ensure_shape(embedding, [None, units])}
 
     return embed
 
 
 def _rescale(images, scale):
-    """Images as `scale_image` makes them, in a batch: (B, H * scale, W * scale, 3)."""
+    """Resize a batch as `scale_image` does an image: (B, H * scale, W * scale, 3)."""
     if scale == 1:
         return images
     sides = tf.cast(tf.shape(images)[1:3], tf.float64) * scale
@@ -130,5 +134,5 @@ def _rescale(images, scale):
 
 
 def _unit_length(x):
-    """Rows divided by their length; a row of zeros stays zeros, and is no NaN."""
+    """Divide rows by their length; a row of zeros stays zeros instead of NaN."""
     return tf.math.l2_normalize(x, axis=1, epsilon=1e-24)

@@ -1,7 +1,8 @@
 """The gRPC interface of TensorFlow Serving, by its official messages and stubs.
 
-Bytes travel as they are: a third less than in the base64 of REST. The stubs come with
-`tensorflow-serving-api` (extra `serving`).
+Files are sent as they are: in the base64 of REST they are a third larger. The stubs
+come with `tensorflow-serving-api` (extra `serving`); they import TensorFlow, of which
+they use the messages, so they are imported only by those who ask for gRPC.
 
 Dimension key: B files in a request, D units.
 """
@@ -10,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_aploss.serving import answers
+from keras_aploss.serving import answers, wire
 
 _DT_FLOAT, _DT_STRING = 1, 7  # of the message `tensorflow.DataType`
 _NO_LIMIT = -1
-# Of channels: without these, a server that came back is not tried for two minutes.
+# By default a channel tries a server that went down again only after two minutes.
 _OPTIONS = [
     ("grpc.max_receive_message_length", _NO_LIMIT),
     ("grpc.max_send_message_length", _NO_LIMIT),
@@ -25,7 +26,7 @@ _OPTIONS = [
 
 
 class GrpcApi:
-    """A channel to a server. `version` and `predict` as in `RestApi`."""
+    """A model over gRPC: a channel to its server, and the methods of `RestApi`."""
 
     def __init__(self, server: str, address: str, model: str, *, secure: bool):
         try:
@@ -38,8 +39,8 @@ class GrpcApi:
             )
         except ImportError as error:
             raise ImportError(
-                "Expected `tensorflow-serving-api` to speak gRPC; http:// needs "
-                f'nothing. Received: {error}. Install it: pip install "keras_aploss'
+                "Expected `tensorflow-serving-api` for gRPC (http:// works without). "
+                f'Received: {error}. Install it: pip install "keras_aploss'
                 '[serving]"'
             ) from error
         self.server, self.model, self._grpc = server, model, grpc
@@ -70,20 +71,20 @@ class GrpcApi:
         return answers.available_version(self.server, self.model, states)
 
     def predict(self, contents: Sequence[bytes], version: int, timeout: float):
-        """What the server makes of B files, not yet checked."""
+        """The answer to B files, which is not checked yet: an array."""
         request = self._request_class()
         request.model_spec.name = self.model
         request.model_spec.version.value = version
-        request.model_spec.signature_name = answers.SIGNATURE
-        tensor = request.inputs[answers.INPUT]
+        request.model_spec.signature_name = wire.FILES_SIGNATURE
+        tensor = request.inputs[wire.FILES_INPUT]
         tensor.dtype = _DT_STRING
         tensor.tensor_shape.dim.add(size=len(contents))
         tensor.string_val.extend(contents)
         response = self._call(self._predict, request, timeout, version)
-        if answers.OUTPUT not in response.outputs:
+        if wire.OUTPUT not in response.outputs:
             names = ", ".join(sorted(response.outputs)) or "nothing"
             raise answers.rejection(self.server, self.model, f"it gives {names}")
-        return array_of(response.outputs[answers.OUTPUT])
+        return array_of(response.outputs[wire.OUTPUT])
 
     def close(self) -> None:
         """Close the channel."""
@@ -123,10 +124,10 @@ class GrpcApi:
 
 
 def array_of(tensor) -> np.ndarray:
-    """The array in a float `TensorProto`, which servers fill in either of two ways.
+    """The array in a float `TensorProto`, as bytes or as a list of numbers.
 
     Raises:
-        ValueError: it is of another type, or its values do not fill its shape.
+        ValueError: the tensor has another type, or its values do not fill its shape.
     """
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.dtype == _DT_FLOAT:
@@ -137,10 +138,10 @@ def array_of(tensor) -> np.ndarray:
         )
         if values.size == np.prod(shape):
             return values.reshape(shape)
-        # A value that is repeated to the end is sent once.
+        # A single value stands for a tensor that is filled with it.
         if values.size == 1:
             return np.full(shape, values[0])
     raise ValueError(
-        f"Expected {answers.OUTPUT!r} to be float32 numbers. Received: a tensor of "
+        f"Expected {wire.OUTPUT!r} to be float32 numbers. Received: a tensor of "
         f"type {tensor.dtype} and shape {shape} that they do not fill."
     )

@@ -1,30 +1,38 @@
-"""The REST interface of TensorFlow Serving: JSON by HTTP, with the standard library.
+"""The REST interface of TensorFlow Serving: JSON over HTTP, by urllib3.
+
+urllib3 itself, and not `requests` on top of it: proxies, `.netrc` and cookies would have
+to be switched off there, certificates would come from a bundle instead of the system's
+store, and there is no time-out for a whole answer.
 
 Dimension key: B files in a request, D units.
 """
 
 import base64
-import http.client
+import contextlib
 import json
 import time
 import urllib.parse
 from collections.abc import Sequence
 
-from keras_aploss.serving import answers
+import urllib3
+
+from keras_aploss.serving import answers, wire
 
 _BUSY = (429, 502, 503)
 _BLOCK = 2**16
+_ANSWER_BYTES = 2**28  # 6,000 embeddings of 2,048 units in JSON
 
 
 class RestApi:
-    """The models below a URL such as `http://host:8501`.
+    """The model at a URL such as `http://host:8501`, over its REST interface.
 
-    Each request has a connection of its own, so that threads share nothing.
+    Each request has a connection of its own: one that was kept could have been closed
+    by the server in the meantime. Redirects are not followed.
     """
 
     def __init__(self, server: str, parts: urllib.parse.SplitResult, model: str):
         self.server, self.model = server, model
-        self._parts = parts
+        self._pool = urllib3.connection_from_url(server)
         quoted = urllib.parse.quote(model, safe="")
         self._path = f"{parts.path.rstrip('/')}/v1/models/{quoted}"
 
@@ -45,70 +53,74 @@ class RestApi:
         return answers.available_version(self.server, self.model, states)
 
     def predict(self, contents: Sequence[bytes], version: int, timeout: float):
-        """What the server makes of B files, not yet checked."""
+        """The answer to B files, which is not checked yet: a list of embeddings."""
         instances = [
-            {answers.INPUT: {"b64": base64.b64encode(data).decode("ascii")}}
+            {wire.FILES_INPUT: {"b64": base64.b64encode(data).decode("ascii")}}
             for data in contents
         ]
-        body = {"signature_name": answers.SIGNATURE, "instances": instances}
+        body = {"signature_name": wire.FILES_SIGNATURE, "instances": instances}
         path = f"{self._path}/versions/{version}:predict"
         answer = self._call("POST", path, json.dumps(body).encode(), timeout, version)
         try:
             predictions = answer["predictions"]
         except (KeyError, TypeError) as error:
             raise self._foreign(answer) from error
-        # Of a signature with several outputs each prediction is an object.
+        # Each prediction of a signature with several outputs is an object.
         if predictions and isinstance(predictions[0], dict):
             names = ", ".join(sorted(predictions[0]))
             raise answers.rejection(self.server, self.model, f"it gives {names}")
         return predictions
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Close the connections."""
+        self._pool.close()
 
     def _call(self, method, path, body, timeout, version):
-        """The object that a request answers, or the error for its code."""
+        """The JSON value in the answer to a request, or the error for its status."""
         deadline = time.monotonic() + timeout
-        secure = self._parts.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(self._parts.hostname, self._parts.port, timeout=timeout)
+        headers = {"Connection": "close"}
+        if body:
+            headers["Content-Type"] = "application/json"
         try:
-            headers = {"Content-Type": "application/json"} if body else {}
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            data = self._read(connection, response, deadline, timeout)
-        except TimeoutError as error:
-            raise answers.too_slow(self.server, timeout) from error
-        except (OSError, http.client.HTTPException) as error:
+            response = self._pool.urlopen(
+                method,
+                path,
+                body,
+                headers,
+                retries=False,
+                redirect=False,
+                timeout=urllib3.Timeout(total=timeout),
+                preload_content=False,
+                decode_content=False,
+            )
+            with contextlib.closing(response):
+                data = self._read(response, deadline)
+        except (TimeoutError, urllib3.exceptions.HTTPError) as error:
+            if _is_late(error):
+                raise answers.too_slow(self.server, timeout) from error
             message = f"{type(error).__name__}: {error}"
             raise answers.unavailable(self.server, message) from error
-        finally:
-            connection.close()
         return self._answer(response.status, data, timeout, version)
 
-    def _read(self, connection, response, deadline, timeout):
-        """The whole body. The time-out of a socket is for each of its pieces."""
-        blocks = []
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
+    def _read(self, response, deadline):
+        """The whole body; urllib3 limits the time of each piece, this that of all."""
+        data = bytearray()
+        while block := response.read1(_BLOCK):
+            data += block
+            if time.monotonic() > deadline:
                 raise TimeoutError
-            if connection.sock is not None:
-                connection.sock.settimeout(left)
-            block = response.read1(_BLOCK)
-            if not block:
-                data = b"".join(blocks)
-                # `read1` does not say that the connection broke off before the end.
-                expected = response.getheader("Content-Length")
-                if expected is not None and len(data) < int(expected):
-                    raise http.client.IncompleteRead(data, int(expected) - len(data))
-                return data
-            blocks.append(block)
+            if len(data) > _ANSWER_BYTES:
+                raise ValueError(
+                    f"Expected an answer of {self.server} of at most "
+                    f"{_ANSWER_BYTES / 2**20:g} MiB. Received: a longer one. Send "
+                    "fewer images at once (`batch_size`)."
+                )
+        return bytes(data)
 
     def _answer(self, status, data, timeout, version):
         try:
             answer = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if status == 200 and answer is not None:
             return answer
@@ -136,6 +148,12 @@ class RestApi:
 
     def _foreign(self, answer):
         return ValueError(
-            f"Expected TensorFlow Serving at {self.server}. Received: an answer that "
-            f"is not of it: {str(answer)[:200]!r}. Check the address and the port."
+            f"Expected TensorFlow Serving at {self.server}. Received: an answer of "
+            f"another server: {str(answer)[:200]!r}. Check the address and the port."
         )
+
+
+def _is_late(error):
+    # A refused connection is a time-out by its class, which urllib3 keeps for its users.
+    late = isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError)
+    return late and not isinstance(error, urllib3.exceptions.NewConnectionError)

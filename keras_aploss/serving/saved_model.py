@@ -1,9 +1,9 @@
-"""A trained model as a SavedModel that takes the bytes of image files.
+"""Export of a trained model to a SavedModel that takes the bytes of image files.
 
-A server that receives arrays leaves decoding, turning and resizing to every client,
-and each does it a little differently from training. Here they are part of the graph:
-a client sends a file as it is. Nothing of Python, Keras or this package is needed to
-load the result: TensorFlow Serving, or a C program, runs it.
+A server that receives arrays leaves decoding, turning by EXIF and resizing to every
+client, and each does it a little differently from training. Here they are part of the
+graph, and a client sends a file as it is. To load the result, neither Python nor Keras
+nor this package is needed: TensorFlow Serving, or a C program, runs it.
 
 ```
 embeddings/            the path given here, `--model_base_path` of the server
@@ -15,11 +15,12 @@ embeddings/            the path given here, `--model_base_path` of the server
     2/
 ```
 
-A version is never changed: what belongs to it, such as warm-up requests and its card,
-is written before it appears. What belongs to all versions lies beside them (`serving`).
+A version is never changed: the files that belong to it, such as warm-up requests and
+its card, are written before it appears. The files of the server, which belong to all
+versions, lie beside them (`server_files`).
 
 Dimension key: B files or images in a batch, H, W height and width, D size of the
-embedding, U the same after a whitening.
+embedding, U the same after whitening.
 """
 
 import pathlib
@@ -32,6 +33,7 @@ import tensorflow as tf
 
 from keras_aploss.embeddings import check_scales, mean_and_kernel
 from keras_aploss.images import MAX_PIXELS, require_positive
+from keras_aploss.serving import wire
 from keras_aploss.serving.graph import decode_batch, make_embed
 
 
@@ -56,16 +58,16 @@ def export_saved_model(
     * `images`: `images`, a (B, H, W, 3) `float32` tensor with values from 0 to 255,
       gives `embedding` too: for clients that have decoded images.
 
-    With several `scales` each image is embedded at each of them, and with a `whitening`
-    the result is whitened, all inside the graph: what `extract_embeddings` and
-    `whiten_embeddings` do.
+    With several `scales` each image is embedded at each of them, and with `whitening`
+    the result is whitened, as `extract_embeddings` and `whiten_embeddings` do; both are
+    part of the graph.
 
-    The version appears under `path` complete or not at all: a server that watches
-    the folder never meets half a model.
+    The version appears under `path` complete or not at all, so that a server that
+    watches the folder never loads half a model.
 
     Args:
         model: (B, H, W, 3) images from 0 to 255 in, unit-length embeddings out.
-        path: the folder of all versions, created if need be.
+        path: the folder of all versions, created if it does not exist.
         image_size: side of the square to which files are resized.
         version: number of the new version. By default one more than the highest.
         max_pixels: refuse files that declare more pixels than this before anything is
@@ -73,15 +75,15 @@ def export_saved_model(
         scales: factors of the sides of each image.
         whitening: None, an adapted `PCAWhitening`, or a pair `(mean, kernel)` of shapes
             (D,) and (D, U).
-        extra_files: what else belongs to the version, by the path inside it.
+        extra_files: contents of further files of the version, by their path in it.
 
     Returns:
         The folder of the version.
 
     Raises:
-        ValueError: the model does not map images to unit-length embeddings, has a fixed
-            size and is to be run at several scales, does not fit the whitening, or the
-            version exists.
+        ValueError: the model does not map images to unit-length embeddings; its input
+            has a fixed size and there are several scales; the whitening has another
+            size; or the version exists.
         RuntimeError: Keras does not run on TensorFlow.
 
     Example:
@@ -106,7 +108,7 @@ def export_saved_model(
     if version is not None:
         require_positive(version=version)
         _require_new(path, version)
-    # A sibling with a name that is no number, which servers pass over.
+    # A folder on the same file system, whose name is no number: servers ignore it.
     with tempfile.TemporaryDirectory(dir=path, prefix=".unfinished-") as unfinished:
         complete = pathlib.Path(unfinished) / "model"
         embed = make_embed(model, scales, whitening, image_size, max_pixels)
@@ -119,14 +121,15 @@ def export_saved_model(
 
 
 def _write(model, embed, path, image_size, max_pixels):
-    files = tf.TensorSpec([None], tf.string, name="image_bytes")
-    pixels = tf.TensorSpec([None, *model.inputs[0].shape[1:]], name="images")
+    files = tf.TensorSpec([None], tf.string, name=wire.FILES_INPUT)
+    pixel_shape = [None, *model.inputs[0].shape[1:]]
+    pixels = tf.TensorSpec(pixel_shape, tf.float32, name=wire.PIXELS_INPUT)
 
     def decode(image_bytes):
         images = decode_batch(image_bytes, image_size, max_pixels=max_pixels)
         return tf.cast(images, tf.float32)
 
-    # Traced here, once: each signature would trace its parts anew, for seconds.
+    # Traced once, here: otherwise each signature would trace its parts again.
     decode_once = _traced(decode, files)
     embed_once = _traced(embed, pixels)
 
@@ -138,8 +141,8 @@ def _write(model, embed, path, image_size, max_pixels):
     served = tf.Module()
     served.weights = sorted(embed_once.variables, key=lambda variable: variable.name)
     signatures = {
-        "serving_default": _traced(embed_files, files),
-        "images": embed_once,
+        wire.FILES_SIGNATURE: _traced(embed_files, files),
+        wire.PIXELS_SIGNATURE: embed_once,
     }
     tf.saved_model.save(served, str(path), signatures=signatures)
 
@@ -150,7 +153,7 @@ def _traced(function, spec):
 
 
 def _publish(complete, path, version):
-    """Give a finished folder its number in one step, before anyone else takes it."""
+    """Rename a finished folder to its number, the next one unless it is given."""
     if version is not None:
         _require_new(path, version)
         return complete.rename(path / str(version))
@@ -159,13 +162,13 @@ def _publish(complete, path, version):
         try:
             return complete.rename(path / str(number))
         except OSError:
-            # Another export took the number in between; any other trouble is real.
+            # Another export may have taken the number; any other error is real.
             if number not in _versions(path):
                 raise
 
 
 def _versions(path):
-    """The numbers of the versions in a folder. Servers read 007 as 7."""
+    """The numbers of the versions in a folder; servers read 007 as 7."""
     names = [child.name for child in path.iterdir()]
     return {int(name) for name in names if name.isdecimal()}
 
@@ -174,8 +177,8 @@ def _require_new(path, version):
     if version in _versions(path):
         raise ValueError(
             f"Expected a version that does not exist in {path}. Received: "
-            f"version={version}. A server may be using it: leave `version` out for "
-            "the next one, or remove the folder first."
+            f"version={version}. A server may be using it: leave out `version` for "
+            "the next number, or remove the folder first."
         )
 
 
@@ -192,7 +195,7 @@ def _require_tensorflow():
 
 
 def _require_embeddings(model, image_size):
-    """Check the shapes of a model, and by a trial the length of its embeddings."""
+    """Check the shapes of a model, and the length of an embedding that it makes."""
     inputs, outputs = (
         getattr(model, name, None) or [] for name in ("inputs", "outputs")
     )

@@ -1,15 +1,15 @@
-"""The files with which TensorFlow Serving is started, beside the versions of a model.
+"""Configuration files of TensorFlow Serving, beside the versions of a model.
 
 ```
 landmarks/                 mounted into the container
     1/  2/                 the versions, which are never changed
-    models.config          which models are served, from where
+    models.config          names and folders of the served models
     batching.config        how requests are joined, once that is switched on
     docker-compose.yml     the image, its ports, its health check
 ```
 
-They belong to the operator. An export writes those that are missing and leaves the
-others alone: what was tuned stays, and a server that runs is not disturbed.
+They belong to the operator. An export writes those that are missing and never changes
+the others: settings that were tuned stay, and a running server is not disturbed.
 """
 
 import json
@@ -17,9 +17,9 @@ import os
 import pathlib
 import re
 
-# Of the series of TensorFlow with which the package is tested, the last image seen.
-IMAGE = "tensorflow/serving:2.20.0"
-MAX_BATCH_SIZE = 32
+# The last image seen of the TensorFlow series with which the package is tested.
+_IMAGE = "tensorflow/serving:2.20.0"
+_MAX_BATCH_SIZE = 32
 
 _MODELS = """\
 # The models of the server. `latest` serves the highest version, and changes to a new
@@ -38,17 +38,18 @@ model_config_list {{
 _BATCHING = """\
 # How the server joins requests, if docker-compose.yml switches that on.
 #
-# It pays on a GPU, and with many clients that send one image each. What it costs: the
-# requests that are joined also fail together. A file that cannot be decoded then fails
-# the requests of others, and the positions in the message are those in the joined
+# It pays on a GPU, and with many clients that send one image each. Its price: requests
+# that are joined also fail together. A file that cannot be decoded then fails the
+# requests of other clients, and the positions in the message are those in the joined
 # batch. `keras-aploss embed` sends its request again in that case.
 #
-# Images of several sizes cannot be joined: with clients of the signature `images` that
-# send such, leave it off. `serving_default` takes files of any size.
+# Images of several sizes cannot be joined: if clients of the signature `images` send
+# such, leave it off. `serving_default` takes files of any size.
 max_batch_size {{ value: {max_batch_size} }}
-# Microseconds to wait for others. 0 joins what has come while all threads were busy.
+# Microseconds to wait for other requests. 0 joins those that arrived while all threads
+# were busy.
 batch_timeout_micros {{ value: 0 }}
-# Batches that wait. Clients are told to come again later when there are more.
+# Batches that wait. If there are more, clients are told to try again later.
 max_enqueued_batches {{ value: 64 }}
 # num_batch_threads: by default one per core of the machine.
 """
@@ -56,18 +57,18 @@ max_enqueued_batches {{ value: 64 }}
 _COMPOSE = """\
 # Serves the newest version of the model, by gRPC on 8500 and REST on 8501:
 #   docker compose -f docker-compose.yml up --detach --wait
-# `keras-aploss export` wrote this file once, and leaves it alone from then on.
+# `keras-aploss export` wrote this file once, and never changes it.
 services:
   serving:
     image: {image}
     command:
       - --model_config_file=/models/{name}/models.config
-      # See batching.config for what it brings and costs:
+      # See batching.config for benefits and costs:
       # - --enable_batching=true
       # - --batching_parameters_file=/models/{name}/batching.config
     ports:
-      # The server asks nobody for a password. It is open to this machine only; put
-      # what checks users before it, then open it to others.
+      # The server has no log-in, so only this machine can reach it. Before you open it
+      # to others, put a proxy in front of it that checks users.
       - "127.0.0.1:8500:8500"
       - "127.0.0.1:8501:8501"
     volumes:
@@ -87,15 +88,15 @@ services:
 
 
 def write_serving_files(path) -> list[pathlib.Path]:
-    """Write what TensorFlow Serving needs to serve the versions of a model.
+    """Write the configuration with which TensorFlow Serving serves a model.
 
     Args:
-        path: the folder of the versions, as given to `export_saved_model`. Its name,
-            without characters that URLs do not take, is that of the model.
+        path: the folder of the versions, as given to `export_saved_model`. The model is
+            served under its name (see `served_name`).
 
     Returns:
-        The files that were missing and are now written, of `models.config`,
-        `batching.config` and `docker-compose.yml`.
+        Those of `models.config`, `batching.config` and `docker-compose.yml` that were
+        missing and have been written.
 
     Raises:
         OSError: a file cannot be written.
@@ -115,16 +116,16 @@ def write_serving_files(path) -> list[pathlib.Path]:
     name = served_name(path)
     contents = {
         "models.config": _MODELS.format(name=name),
-        "batching.config": _BATCHING.format(max_batch_size=MAX_BATCH_SIZE),
+        "batching.config": _BATCHING.format(max_batch_size=_MAX_BATCH_SIZE),
         "docker-compose.yml": _COMPOSE.format(
-            image=IMAGE, name=name, health=_health_check(name)
+            image=_IMAGE, name=name, health=_health_check(name)
         ),
     }
     written = []
     for file_name, text in contents.items():
         file = path / file_name
         if not file.exists():
-            # Half a file would look like one of the operator's, and stay.
+            # Half a file would be taken for one of the operator's, and stay.
             unfinished = path / f".{file_name}.{os.getpid()}"
             try:
                 unfinished.write_text(text, encoding="utf-8")
@@ -136,7 +137,7 @@ def write_serving_files(path) -> list[pathlib.Path]:
 
 
 def served_name(path) -> str:
-    """The name under which a folder of versions is served, safe in a URL.
+    """The name under which a folder of versions is served: its own, safe in a URL.
 
     >>> served_name("saved_models/my photos: 2026")
     'my-photos-2026'
