@@ -474,7 +474,13 @@ def test_a_c_program_serves_all_that_an_export_can_add(model, tmp_path):
             "README.md": b"# card",
         },
     )
-    record = next(iter(tf.data.TFRecordDataset(str(version / "assets.extra" / "tf_serving_warmup_requests")))).numpy()
+    record = next(
+        iter(
+            tf.data.TFRecordDataset(
+                str(version / "assets.extra" / "tf_serving_warmup_requests")
+            )
+        )
+    ).numpy()
     request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
     program = compile_program(tmp_path)
     for number, contents in enumerate(request.inputs["image_bytes"].string_val):

@@ -47,8 +47,9 @@ def rejection(server: str, model: str, message: str) -> ValueError:
         return UnreadableError(*unreadable)
     return ValueError(
         f"Expected a model with the signature {wire.FILES_SIGNATURE!r} from "
-        f"{wire.FILES_INPUT!r} to {wire.OUTPUT!r}, as `keras-aploss export` writes it. Received: model={model!r} at "
-        f"{server}, of which the server says: {_one_line(message)}"
+        f"{wire.FILES_INPUT!r} to {wire.OUTPUT!r}, as `keras-aploss export` writes it. "
+        f"Received: model={model!r} at {server}, of which the server says: "
+        f"{_one_line(message)}"
     )
 
 

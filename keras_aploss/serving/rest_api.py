@@ -1,8 +1,8 @@
 """The REST interface of TensorFlow Serving: JSON over HTTP, by urllib3.
 
-urllib3 itself, and not `requests` on top of it: proxies, `.netrc` and cookies would have
-to be switched off there, certificates would come from a bundle instead of the system's
-store, and there is no time-out for a whole answer.
+urllib3 itself and not `requests`, which is built on it: there, proxies, `.netrc` and
+cookies would have to be switched off, certificates would come from a bundle instead of
+the system's store, and no time-out covers connection and answer together.
 
 Dimension key: B files in a request, D units.
 """
@@ -154,6 +154,6 @@ class RestApi:
 
 
 def _is_late(error):
-    # A refused connection is a time-out by its class, which urllib3 keeps for its users.
+    # In urllib3, a connection that was refused is a time-out as well.
     late = isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError)
     return late and not isinstance(error, urllib3.exceptions.NewConnectionError)
