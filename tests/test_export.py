@@ -18,7 +18,7 @@ from image_bytes import encode, photo
 
 from keras_aploss.embeddings import combine_scales, embed_at_scales, whiten_embeddings
 from keras_aploss.images import decode_image, load_image
-from keras_aploss.serving import decode_batch, export_saved_model, warmup_files, wire
+from keras_aploss.serving import decode_batch, export_saved_model, warmup_files
 
 SIZE, UNITS = 24, 8
 
@@ -474,13 +474,8 @@ def test_a_c_program_serves_all_that_an_export_can_add(model, tmp_path):
             "README.md": b"# card",
         },
     )
-    record = next(
-        iter(
-            tf.data.TFRecordDataset(
-                str(version / "assets.extra" / "tf_serving_warmup_requests")
-            )
-        )
-    ).numpy()
+    file = version / "assets.extra" / "tf_serving_warmup_requests"
+    record = next(iter(tf.data.TFRecordDataset(str(file)))).numpy()
     request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
     program = compile_program(tmp_path)
     for number, contents in enumerate(request.inputs["image_bytes"].string_val):

@@ -23,7 +23,7 @@ def answer(body, status="200 OK", length=None, more=""):
 
 @contextlib.contextmanager
 def server_of(*answers):
-    """Give the answers, one for each connection; yields the address and the requests."""
+    """Give an answer to each connection; yields the address and the requests."""
     requests = []
 
     def serve():
@@ -80,18 +80,22 @@ def test_a_fault_of_the_server_is_told(given, error, message):
 def test_a_redirect_is_not_followed():
     with server_of(answer({"predictions": [[1.0]]})) as (elsewhere, asked):
         moved = answer(b"", "307 Moved", more=f"Location: {elsewhere}/\r\n")
-        with server_of(moved) as (address, _):
-            with pytest.raises(RuntimeError, match="HTTP 307"):
-                embed(address)
+        with (
+            server_of(moved) as (address, _),
+            pytest.raises(RuntimeError, match="HTTP 307"),
+        ):
+            embed(address)
         assert asked == []
 
 
 def test_an_answer_is_bounded(monkeypatch):
     monkeypatch.setattr(rest_api, "_ANSWER_BYTES", 1000)
     for given in (answer(bytes(2000)), CHUNKED + b"7d0\r\n" + bytes(2000)):
-        with server_of(given) as (address, _):
-            with pytest.raises(ValueError, match="at most .* MiB"):
-                embed(address)
+        with (
+            server_of(given) as (address, _),
+            pytest.raises(ValueError, match=r"at most .* MiB"),
+        ):
+            embed(address)
 
 
 def test_proxies_of_the_environment_are_not_asked(monkeypatch):
