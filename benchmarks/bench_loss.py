@@ -31,6 +31,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -38,7 +39,6 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from accelerator import accelerator_memory, accelerator_name, without_tensorflow
 
 COLOURS = {"floor": "#6E6E6E", "ours": "#0072B2", "dense": "#D55E00"}
 COLOURS |= {"FastAP": "#009E73", "SmoothAP": "#CC79A7"}
@@ -182,17 +182,30 @@ def memory(mode):
         if torch.cuda.is_available():
             used = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
             return [value / 2**20 for value in used]
-    if mode == "JAX" and (used := accelerator_memory()):
-        return used
+    if mode == "JAX":
+        import jax
+
+        if stats := jax.local_devices()[0].memory_stats():  # None on a CPU
+            names = "bytes_in_use", "peak_bytes_in_use"
+            return [stats[name] / 2**20 for name in names]
     status = Path("/proc/self/status").read_text()
     peak, now = re.findall(r"Vm(?:HWM|RSS):\s+(\d+)", status)
     return int(now) / 2**10, int(peak) / 2**10
 
 
+def gpu_name():
+    """The GPU by the name that NVIDIA's driver gives it; None without one."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    names = shown.stdout.splitlines() if shown.returncode == 0 else []
+    return " and ".join(names) or None
+
+
 def child(jobs, mode, size, repeats, memory_limit, **shape):
     """Run the jobs in turn for 10 s, or once if that is a minute; print the numbers."""
     resource.setrlimit(resource.RLIMIT_DATA, 2 * (int(memory_limit * 2**30),))
-    without_tensorflow()
     small, inputs = (make_inputs(jobs[0][0], n, **shape) for n in (64, size))
     for job in jobs:
         make_step(*job, mode, small)()
@@ -349,7 +362,7 @@ def main() -> None:
     cpu = re.search("model name\\s*: (.*)", Path("/proc/cpuinfo").read_text())
     installed = {found.name: found.version for found in metadata.distributions()}
     facts = [f"{name} {installed[name]}" for name in LIBRARIES if name in installed]
-    place = accelerator_name() or (cpu[1] if cpu else "?")
+    place = gpu_name() or (cpu[1] if cpu else "?")
     machine = ", ".join([f"{os.cpu_count()} cores", place, *facts])
     print(machine)
     modes = ["JAX"] if os.environ["KERAS_BACKEND"] == "jax" else ["XLA", "graph"]

@@ -28,20 +28,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from accelerator import accelerator_memory, accelerator_name, without_tensorflow
+from bench_loss import gpu_name, memory
 
 COLOURS = {"once": "#6E6E6E", "chunks": "#0072B2", "files": "#D55E00"}
 UNITS = 128
 WARM_UP = 16  # images of the small batch before
-
-
-def memory():
-    """MiB in use and their peak: of JAX's accelerator, else of this process."""
-    if os.environ["KERAS_BACKEND"] == "jax" and (used := accelerator_memory()):
-        return used
-    status = Path("/proc/self/status").read_text()
-    peak, now = re.findall(r"Vm(?:HWM|RSS):\s+(\d+)", status)
-    return int(now) / 2**10, int(peak) / 2**10
 
 
 def make_encoder(image_size, backbone):
@@ -124,18 +115,18 @@ def child(
 ):
     """Measure one case; print the numbers."""
     resource.setrlimit(resource.RLIMIT_DATA, 2 * (int(memory_limit * 2**30),))
-    without_tensorflow()
     network = image_size, backbone
     small = make_sampler(case, WARM_UP, image_size, folder)
     fit_steps(make_model(case, WARM_UP, 8, *network, small, xla), small, 1)
     sampler = make_sampler(case, size, image_size, folder)
     model = make_model(case, size, chunk, *network, sampler, xla)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    at_start, _ = memory()
+    mode = "JAX" if os.environ["KERAS_BACKEND"] == "jax" else None
+    at_start, _ = memory(mode)
     times = fit_steps(model, sampler, steps)
     # What in-memory images take is counted, too: the sampler had them before.
     images = 0 if case == "files" else size * image_size**2 * 3 / 2**20
-    added = memory()[1] - at_start + images
+    added = memory(mode)[1] - at_start + images
     best = min(times[1:] or times)
     print(json.dumps({"first": times[0], "best": best, "added": added}))
 
@@ -294,7 +285,7 @@ def main():
         return stages(1024, args.chunk, args.image_size)
     if args.from_json:
         return plot(json.loads(args.from_json.read_text()), args.plot)
-    print(accelerator_name() or f"{os.cpu_count()} cores, no GPU")
+    print(gpu_name() or f"{os.cpu_count()} cores, no GPU")
     network = {"image_size": args.image_size, "backbone": args.backbone}
     network |= {"chunk": args.chunk, "memory_limit": args.memory_limit}
     with tempfile.TemporaryDirectory() as folder:
