@@ -29,7 +29,8 @@ ON_TORCH = {
     "test_triplet.py",
 }
 ALL = {path.name for path in pathlib.Path(__file__).parent.glob("test_*.py")}
-HERE = {"tensorflow": ALL, "jax": ON_TORCH | MULTISTAGE, "torch": ON_TORCH}
+READ = {"test_replacement.py", "test_sampler.py"}
+HERE = {"tensorflow": ALL, "jax": ON_TORCH | MULTISTAGE | READ, "torch": ON_TORCH}
 collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
 # Helpers of one test that import PyTorch, which the extra `test` does not install.
 collect_ignore.append("torch_network.py")

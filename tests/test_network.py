@@ -149,7 +149,8 @@ def test_a_model_in_chunks_reads_the_images_of_its_sampler(
 def test_fewer_classes_than_wanted_keep_the_batch_size(tiny_settings, caplog):
     settings = tiny_settings.replace(batch_size=24, images_per_class=2, num_chunks=1)
     sampler = make_sampler(settings, read_run_data(settings).train, ONE)
-    assert (sampler.classes_per_batch, sampler.images_per_class) == (6, 4)
+    indices = sampler.indices
+    assert (indices.classes_per_batch, indices.images_per_class) == (6, 4)
     assert len(sampler[0][1]) == 24
     message = "6 training classes: a batch holds 6 classes and 4 images of each instead"
     assert f"{message} of 12 and 2." in caplog.text

@@ -163,7 +163,7 @@ class RunCheckpoint(keras.callbacks.Callback):
 
         Keras does not write the state of its generators into `.keras` files.
         """
-        rng = np.random.default_rng([self.sampler.seed, 3, epoch])
+        rng = np.random.default_rng([self.sampler.indices.seed, 3, epoch])
         for variable in self.model.variables:
             if variable.name == "seed_generator_state":
                 variable.assign([rng.integers(2**31), 0])

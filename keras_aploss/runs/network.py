@@ -145,7 +145,7 @@ def make_sampler(
         augment=_augmentation(settings) if settings.augment else None,
         seed=settings.seed,
         references=settings.num_chunks > 1,
-        share=(devices.process, devices.num_processes),
+        shard=(devices.process, devices.num_processes),
         workers=settings.workers,
     )
 

@@ -181,7 +181,7 @@ def _train(settings, folder, devices, *, resume, verbose):
     if settings.num_chunks > 1 or devices.num_devices > 1:
         logger.info(
             "%s images of a batch in %d chunks, on %s.",
-            f"{sampler.classes_per_batch * sampler.images_per_class:,}",
+            f"{sampler.indices.batch_size:,}",
             settings.num_chunks,
             devices.names,
         )
@@ -283,8 +283,6 @@ def _fit(settings, checkpoint, model, class_names, verbose):
     evaluation, done = checkpoint.evaluation, len(checkpoint.rows)
     if done >= settings.epochs:
         return
-    sampler = checkpoint.sampler
-    batch_size = sampler.classes_per_batch * sampler.images_per_class
     callbacks = [evaluation, checkpoint]
     if checkpoint.writes:
         callbacks += [
@@ -295,7 +293,7 @@ def _fit(settings, checkpoint, model, class_names, verbose):
         sampler,
         epochs=settings.epochs,
         initial_epoch=done,
-        callbacks=[*callbacks, Throughput(batch_size)],
+        callbacks=[*callbacks, Throughput(checkpoint.sampler.indices.batch_size)],
         shuffle=False,
         verbose=verbose if checkpoint.writes else 0,
     )

@@ -1,0 +1,2 @@
+from .indices import ClassBalancedIndices as ClassBalancedIndices
+from .sampler import ClassBalancedSampler as ClassBalancedSampler
