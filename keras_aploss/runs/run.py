@@ -283,6 +283,7 @@ def _fit(settings, checkpoint, model, class_names, verbose):
     evaluation, done = checkpoint.evaluation, len(checkpoint.rows)
     if done >= settings.epochs:
         return
+    sampler = checkpoint.sampler
     callbacks = [evaluation, checkpoint]
     if checkpoint.writes:
         callbacks += [
@@ -293,7 +294,7 @@ def _fit(settings, checkpoint, model, class_names, verbose):
         sampler,
         epochs=settings.epochs,
         initial_epoch=done,
-        callbacks=[*callbacks, Throughput(checkpoint.sampler.indices.batch_size)],
+        callbacks=[*callbacks, Throughput(sampler.indices.batch_size)],
         shuffle=False,
         verbose=verbose if checkpoint.writes else 0,
     )
