@@ -177,8 +177,8 @@ def locked(path: str | os.PathLike, what: str | None = None) -> Iterator[None]:
     Args:
         path: the lock file, made for the time of the block. For a file `a.npy` take
             `a.npy.lock`, for a folder a file in it.
-        what: the file or folder that it stands for, as an error names it; by default
-            `path`.
+        what: what it stands for, in the words of the error, such as "the index 'i.db'";
+            by default the path.
 
     Raises:
         BlockingIOError: another holds it; an `OSError` that says which process. The
@@ -191,16 +191,16 @@ def locked(path: str | os.PathLike, what: str | None = None) -> Iterator[None]:
     >>> folder = tempfile.TemporaryDirectory()
     >>> path = os.path.join(folder.name, "lock")
     >>> with locked(path):
-    ...     with locked(path, "photos.npy"):
+    ...     with locked(path, "the file 'photos.npy'"):
     ...         pass
     Traceback (most recent call last):
     ...
-    BlockingIOError: Expected no other process that writes to 'photos.npy'. Received:
-    one that does, process ... on .... Wait for it, or end it.
+    BlockingIOError: Expected no other process that has the file 'photos.npy' open.
+    Received: one that has, process ... on .... Wait for it, or end it.
     """
     path = os.fspath(path)
     with contextlib.ExitStack() as stack:
-        file = _lock_file(path, os.fspath(what or path))
+        file = _lock_file(path, what or repr(path))
         stack.callback(file.close)  # which frees it
         stack.callback(_remove_if_posix, path)
         yield
@@ -235,8 +235,8 @@ def _flock(file, what):
         holder = file.read(100).strip()
         holder = f", {holder}" if holder else ""
         raise BlockingIOError(
-            f"Expected no other process that writes to {what!r}. Received: one that "
-            f"does{holder}. Wait for it, or end it."
+            f"Expected no other process that has {what} open. Received: one that has"
+            f"{holder}. Wait for it, or end it."
         ) from error
     except OSError:  # a network file system without locks
         return

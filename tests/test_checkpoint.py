@@ -19,6 +19,7 @@ from keras_aploss import (
     MultistageTrainer,
     RetrievalEvaluation,
     RunSettings,
+    files,
     retrieval_model,
     train_run,
 )
@@ -28,7 +29,8 @@ from keras_aploss.runs import (
     network,
     run as run_module,
 )
-from keras_aploss.runs.checkpoint import load_model, read_history, replace
+from keras_aploss.runs.checkpoint import load_model, read_history
+from keras_aploss.tables import write_table
 from keras_aploss.training import activation_bytes, memory
 
 
@@ -205,17 +207,16 @@ def unbroken(tmp_path_factory):
 
 @pytest.mark.parametrize("kill_at", range(11))
 def test_a_kill_at_any_write_loses_nothing(unbroken, tmp_path, monkeypatch, kill_at):
-    done = []
+    done, replace = [], files.os.replace
 
-    def replace_or_die(path, write):
+    def replace_or_die(new, path):
         if len(done) == kill_at:
-            path.with_name("unfinished_" + path.name).write_bytes(b"half of it")
             raise Killed
-        replace(path, write)
-        done.append(path.name)
+        replace(new, path)
+        done.append(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, "replace", replace_or_die)
+        patch.setattr(files.os, "replace", replace_or_die)
         with pytest.raises(Killed):
             fit_small_model(tmp_path)
     fit_small_model(tmp_path)
@@ -224,7 +225,7 @@ def test_a_kill_at_any_write_loses_nothing(unbroken, tmp_path, monkeypatch, kill
         assert_same_weights(tmp_path / name, unbroken / name)
     before = np.load(tmp_path / "before.npy")
     np.testing.assert_array_equal(before, np.load(unbroken / "before.npy"))
-    assert not list(tmp_path.glob("unfinished_*"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_best_is_the_model_of_the_highest_map(unbroken):
@@ -332,30 +333,30 @@ def test_a_run_in_float16_goes_on_with_its_scale_of_the_loss(
 
 @contextlib.contextmanager
 def full_disk(folders, name, epoch):
-    """In which a file of some folders cannot be written any more after an epoch."""
+    """Where a step such as "save best.keras" in some folders fails after an epoch."""
     written, begun = [], []
 
-    def check(path):
+    def check(path, step):
         path = pathlib.Path(path)
-        if path.name == "unfinished_history.csv" and path.parent == folders[0]:
+        if step == "replace history.csv" and path.parent == folders[0]:
             written.append(path)
-        begun.append(path.name == f"unfinished_{name}" and len(written) >= epoch)
+        begun.append(step == name and len(written) >= epoch)
         if any(begun) and any(path.is_relative_to(folder) for folder in folders):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    save = keras.Model.save
+    save, replace = keras.Model.save, files.os.replace
 
     def save_if_room(model, path, *args, **kwargs):
-        check(path)
+        check(path, f"save {path.name.split('.')[1]}.keras")
         save(model, path, *args, **kwargs)
 
-    def replace_if_room(path, write):
-        check(path.with_name("unfinished_" + path.name))
-        replace(path, write)
+    def replace_if_room(new, path):
+        check(path, f"replace {path.name}")
+        replace(new, path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.Model, "save", save_if_room)
-        patch.setattr(checkpoint_module, "replace", replace_if_room)
+        patch.setattr(files.os, "replace", replace_if_room)
         yield
 
 
@@ -369,12 +370,12 @@ def unbroken_in_chunks(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "epoch", "what"),
     [
-        ("before.npy", 0, "the untrained model"),
-        ("last.keras", 0, "the untrained model"),
-        ("history.csv", 1, "epoch 1"),
-        ("new.keras", 2, "epoch 2"),
-        ("best.keras", 1, "epoch 1"),
-        ("last.keras", 3, "epoch 3"),
+        ("replace before.npy", 0, "the untrained model"),
+        ("save last.keras", 0, "the untrained model"),
+        ("replace history.csv", 1, "epoch 1"),
+        ("save last.keras", 2, "epoch 2"),
+        ("save best.keras", 1, "epoch 1"),
+        ("replace last.keras", 3, "epoch 3"),
     ],
 )
 def test_when_the_disk_is_full_the_epoch_is_saved_elsewhere(
@@ -405,7 +406,7 @@ def test_when_no_place_is_left_the_run_goes_on_from_the_epoch_before(
     spare.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(spare))
     message = f"write epoch 2 .*No space left.*run/.*; and for '{spare}.*No space left"
-    full = full_disk([folder, spare], "new.keras", 2)
+    full = full_disk([folder, spare], "save last.keras", 2)
     with full, pytest.raises(OSError, match=message) as e:
         fit_small_model(folder, num_chunks=2)
     assert "resume the run: it goes on from the last epoch that was" in str(e.value)
@@ -424,12 +425,12 @@ def test_files_that_the_system_cuts_off_are_errors_of_the_disk(
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)
     folder = tmp_path / "run"
 
-    def cut_off(path, write):
-        if path.name == "history.csv" and (folder / "history.csv").exists():
+    def cut_off(path, *table):
+        if path == folder / "history.csv" and path.exists():
             resource.setrlimit(resource.RLIMIT_FSIZE, (8192, kept[1]))
-        replace(path, write)
+        write_table(path, *table)
 
-    monkeypatch.setattr(checkpoint_module, "replace", cut_off)
+    monkeypatch.setattr(checkpoint_module, "write_table", cut_off)
     try:
         with pytest.raises(OSError, match=r"write epoch 2 .*; and for"):
             fit_small_model(folder, num_chunks=2)
@@ -448,7 +449,10 @@ def test_a_run_whose_disk_was_full_goes_on(
     spare, folder = tmp_path / "spare", tmp_path / "run"
     spare.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(spare))
-    with full_disk([folder], "new.keras", 2), pytest.raises(OSError, match="epoch 2 "):
+    with (
+        full_disk([folder], "save last.keras", 2),
+        pytest.raises(OSError, match="epoch 2 "),
+    ):
         train_run(tiny_settings, folder, export_to=None, verbose=0)
     for path in spare.glob("*/*"):
         path.replace(folder / path.name)
@@ -458,7 +462,7 @@ def test_a_run_whose_disk_was_full_goes_on(
         assert_same_weights(folder / name, finished_run.folder / name)
 
 
-@pytest.mark.parametrize("kind", ["below a file", "a file", "no settings"])
+@pytest.mark.parametrize("kind", ["below a file", "a file", "full disk"])
 def test_a_run_folder_that_cannot_be_written_is_refused_before_the_training(
     tiny_settings, tmp_path, monkeypatch, kind
 ):
@@ -468,8 +472,12 @@ def test_a_run_folder_that_cannot_be_written_is_refused_before_the_training(
     monkeypatch.setattr(keras.Model, "fit", fit)
     folder, file = tmp_path / "run", tmp_path / "file"
     file.touch()
-    if kind == "no settings":
-        (folder / "unfinished_settings.json").mkdir(parents=True)
+    if kind == "full disk":
+
+        def replace(new, path):
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+
+        monkeypatch.setattr(files.os, "replace", replace)
     else:
         monkeypatch.setattr(run_module, "read_run_data", fit)
         folder = file / "run" if kind == "below a file" else file

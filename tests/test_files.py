@@ -193,7 +193,7 @@ def test_a_second_process_is_told_who_holds_the_lock(tmp_path):
     try:
         with (
             pytest.raises(BlockingIOError, match=rf"s\.npy'.* {process.pid} on "),
-            locked(lock, tmp_path / "photos.npy"),
+            locked(lock, "the file 'photos.npy'"),
         ):
             pass
     finally:

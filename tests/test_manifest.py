@@ -106,7 +106,7 @@ def test_an_image_listed_in_two_splits(folder):
         ("path,label,query\na.png,1,maybe\n", "query='maybe', neither.*in line 2"),
         ("path,label,database\na.png,1,1\nb,2,-1\n", "database='-1'.*in line 3"),
         ("path,label,split,query\na.png,1,,0\n", "no split in line 2"),
-        ("path,label\na,b.png,1\n", "more cells than the header in line 2"),
+        ("path,label\na,b.png,1\n", "3 cells for 2 columns in line 2"),
         ('path,label\n"a.png,1\n', "in which"),
         ("path,label\na.png,1\n", "all unreadable"),
         ("path,label,class_name\na.png,1,A\nb.png,1,B\n", "one class name"),

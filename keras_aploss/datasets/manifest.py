@@ -5,7 +5,6 @@ which are searched, and which belong to no class and are only there to distract;
 table says all that without moving a file.
 """
 
-import csv
 import logging
 import os
 import pathlib
@@ -16,6 +15,7 @@ import numpy as np
 from keras_aploss.datasets.folder import readable_rows
 from keras_aploss.datasets.image_set import ImageSet
 from keras_aploss.images import ImageFiles
+from keras_aploss.tables import read_table, write_table
 
 _FLAGS = {
     **dict.fromkeys(["1", "true", "yes"], True),
@@ -28,30 +28,12 @@ _logger = logging.getLogger(__name__)
 
 def _read_csv(csv_path):
     """Read the rows of a manifest as dictionaries without missing cells."""
-    problem = f"Expected a CSV file in UTF-8. Received: csv_path={str(csv_path)!r},"
-    if not csv_path.is_file():
-        raise ValueError(f"{problem} which is not a file. Check its spelling.")
-    try:
-        with open(csv_path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{problem} in which: {error}. Save it again.") from error
-    missing = [name for name in ("path", "label") if name not in header]
-    if missing:
-        raise ValueError(
-            f"{problem} whose columns are {header}: no {' and no '.join(missing)}. "
-            "Write a first line such as path,label,split, separated by commas."
-        )
     table = []
-    for line, row in rows:
-        cells = {name: (row[name] or "").strip() for name in header}
-        mistake = "more cells than the header" if None in row else _row_mistake(cells)
-        if mistake:
+    for line, cells in read_table(csv_path, ["path", "label"], short_lines=True):
+        if mistake := _row_mistake(cells):
             raise ValueError(
-                f"{problem} with {mistake} in line {line}. Mend that line."
+                f"Expected a CSV file in UTF-8. Received: csv_path={str(csv_path)!r}, "
+                f"with {mistake} in line {line}. Mend that line."
             )
         title = cells.get("class_name", cells["label"])
         table.append({**cells, "class_name": title, "sets": _row_sets(cells)})
@@ -248,12 +230,13 @@ def write_manifest(
             "Remove it, or choose another name."
         )
     csv_path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = csv_path.with_name(f"{csv_path.name}.unfinished")
-    with open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "class_name", "split"])
-        for split, images in sets.items():
-            for path, label in zip(images.images.paths, images.labels, strict=True):
-                title = images.class_names[label] if label >= 0 else "distractor"
-                writer.writerow([os.path.abspath(path), label, title, split])
-    os.replace(unfinished, csv_path)
+    rows = [
+        [os.path.abspath(path), label, _title(images, label), split]
+        for split, images in sets.items()
+        for path, label in zip(images.images.paths, images.labels, strict=True)
+    ]
+    write_table(csv_path, ["path", "label", "class_name", "split"], rows)
+
+
+def _title(images, label):
+    return images.class_names[label] if label >= 0 else "distractor"

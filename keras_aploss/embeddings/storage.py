@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
+from keras_aploss.files import replaced
+
 # 16 MiB of float32: enough for a fast matrix product, little beside the process.
 _BLOCK_VALUES = 2**22
 _MAX_ROWS = 4096
@@ -133,8 +135,8 @@ def save_blocks(
 ) -> np.ndarray:
     """Collect `(rows, D)` blocks in an array, or in a `.npy` file that is then mapped.
 
-    The file appears when it is whole. Until then its rows are in `out` + `.unfinished`,
-    and `out` may be the very file that the blocks are made from.
+    The file appears when it is whole, so `out` may be the very file that the blocks
+    are made from.
 
     Raises:
         OSError: the file cannot be written; says how much it needs.
@@ -149,22 +151,13 @@ def save_blocks(
             progress.update(start)
         return result
     out = os.fspath(out)
-    unfinished = f"{out}.unfinished"
-    try:
-        with full_disk_explained(out, shape), open(unfinished, "wb") as file:
-            write_header(file, shape)
-            done = 0
-            for block in blocks:
-                file.write(np.ascontiguousarray(block, "<f4"))
-                done += len(block)
-                progress.update(done)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, out)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(unfinished)
-        raise
+    with replaced(out, "wb") as file, full_disk_explained(out, shape):
+        write_header(file, shape)
+        done = 0
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, "<f4"))
+            done += len(block)
+            progress.update(done)
     return load_embeddings(out)
 
 

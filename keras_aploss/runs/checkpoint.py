@@ -1,20 +1,20 @@
 """The files of a run folder that change while the model trains."""
 
 import contextlib
-import csv
 import os
 import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from keras_aploss.callbacks import RetrievalEvaluation
 from keras_aploss.evaluation import Snapshot, evaluate_embeddings
+from keras_aploss.files import replaced, replaced_path
 from keras_aploss.samplers import ClassBalancedSampler
+from keras_aploss.tables import read_table, write_table
 from keras_aploss.training import MultistageTrainer
 
 
@@ -83,12 +83,12 @@ class RunCheckpoint(keras.callbacks.Callback):
     def _write_untrained(self):
         before = self.evaluation.before
         if before is not None:
-            replace(
-                self.folder / "before.npy",
-                lambda path: np.save(path, before.embeddings),
-            )
-        replace(self.folder / "best.keras", encoder_of(self.model).save)
-        replace(self.folder / "last.keras", self.model.save)
+            with replaced(self.folder / "before.npy", "wb") as file:
+                np.save(file, before.embeddings)
+        with replaced_path(self.folder / "best.keras") as new:
+            encoder_of(self.model).save(new)
+        with replaced_path(self.folder / "last.keras") as new:
+            self.model.save(new)
 
     def on_epoch_end(self, epoch, logs=None):
         values = {name: float(value) for name, value in (logs or {}).items()}
@@ -107,18 +107,20 @@ class RunCheckpoint(keras.callbacks.Callback):
                 self._write_epoch(is_best)
 
     def _write_epoch(self, is_best):
-        replace(self.folder / "history.csv", self._write_history)
-        new = self.folder / "unfinished_new.keras"
-        self.model.save(new)
-        if is_best:
-            encoder = encoder_of(self.model)
+        self._write_history(self.folder / "history.csv")
+        with replaced_path(self.folder / "last.keras") as new:
+            self.model.save(new)
+            if is_best:
+                self._write_best(new)
+
+    def _write_best(self, saved):
+        """Write the encoder, of which `saved` is a file if it is the whole model."""
+        encoder = encoder_of(self.model)
+        with replaced_path(self.folder / "best.keras") as new:
             if encoder is self.model:
-                replace(
-                    self.folder / "best.keras", lambda path: shutil.copyfile(new, path)
-                )
+                shutil.copyfile(saved, new)
             else:
-                replace(self.folder / "best.keras", encoder.save)
-        replace(self.folder / "last.keras", new.rename)
+                encoder.save(new)
 
     @contextlib.contextmanager
     def _saved_elsewhere_if_it_fails(self, *, is_best=True):
@@ -139,6 +141,7 @@ class RunCheckpoint(keras.callbacks.Callback):
                 raise  # JAX's own: a device or a host has failed, not the disk
             spare = pathlib.Path(tempfile.mkdtemp(prefix="keras_aploss_"))
             done = f"epoch {len(self.rows)}" if self.rows else "the untrained model"
+            reason = _reason(error)
             try:
                 self.model.save(spare / "last.keras")
                 self._write_history(spare / "history.csv")
@@ -147,11 +150,12 @@ class RunCheckpoint(keras.callbacks.Callback):
             except (OSError, RuntimeError) as second:
                 raise OSError(
                     f"Expected to write {done} into the run folder. Received: "
-                    f"{error}; and for {str(spare)!r}: {second}. Make room and resume "
-                    "the run: it goes on from the last epoch that was written."
+                    f"{reason}; and for {str(spare)!r}: {_reason(second)}. Make room "
+                    "and resume the run: it goes on from the last epoch that was "
+                    "written."
                 ) from error
             raise OSError(
-                f"Expected to write {done} into the run folder. Received: {error}. It "
+                f"Expected to write {done} into the run folder. Received: {reason}. It "
                 f"is saved in {str(spare)!r} instead. Make room, move the files from "
                 f"there to {str(self.folder)!r} and resume the run."
             ) from error
@@ -171,10 +175,8 @@ class RunCheckpoint(keras.callbacks.Callback):
     def _write_history(self, path):
         # An epoch that was not evaluated lacks some names.
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        rows = [[row.get(name, "") for name in names] for row in self.rows]
+        write_table(path, names, rows)
 
 
 def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
@@ -192,14 +194,13 @@ def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
     if step == 0:
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [
-                {name: float(value) for name, value in row.items() if value != ""}
-                for row in csv.DictReader(file)
-            ]
+        rows = [
+            {name: float(value) for name, value in row.items() if value}
+            for _, row in read_table(path, ["epoch", "step"])
+        ]
         rows = [{**row, "epoch": int(row["epoch"])} for row in rows]
         rows = [{**row, "step": int(row["step"])} for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"Expected the history of the run. Received: {str(path)!r}, which cannot "
             f"be read: {error}. Restore it, or begin a new run."
@@ -251,11 +252,6 @@ def load_model(path: pathlib.Path, *, compile: bool = False) -> keras.Model:
         ) from error
 
 
-def replace(path: pathlib.Path, write: Callable) -> None:
-    """Write beside a file, then put it in its place in one step."""
-    unfinished = path.with_name("unfinished_" + path.name)
-    write(unfinished)
-    # Without this, a power cut can leave the new name with no content.
-    with open(unfinished, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+def _reason(error):
+    """What the system says of a file, without our sentence on how to mend it."""
+    return error.__cause__ if isinstance(error.__cause__, OSError) else error

@@ -1,6 +1,5 @@
 """Which images a run trains on, and on which it is evaluated."""
 
-import csv
 import dataclasses
 import logging
 import pathlib
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_aploss import tables
 from keras_aploss.datasets import (
     ImageSet,
     image_folder,
@@ -256,8 +256,7 @@ def _same_path(path, other):
 def write_skipped(folder: pathlib.Path, skipped: Sequence[SkippedImage]) -> None:
     """List what was left out, and why, in `skipped.csv`."""
     path = folder / "skipped.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "reason"), *skipped])
+    tables.write_skipped(path, skipped, even_if_none=True)
     if skipped:
         logger.warning(
             "%d files or classes are left out; %s tells which and why.",

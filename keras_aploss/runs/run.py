@@ -14,6 +14,7 @@ import keras
 from keras_aploss.callbacks import RetrievalEvaluation, RetrievalTensorBoard, Throughput
 from keras_aploss.embeddings import embed
 from keras_aploss.evaluation import evaluate_embeddings
+from keras_aploss.files import replaced_path
 from keras_aploss.report import pixel_embeddings, write_curves, write_evaluation
 from keras_aploss.runs.card import read_evaluation
 from keras_aploss.runs.checkpoint import (
@@ -22,7 +23,6 @@ from keras_aploss.runs.checkpoint import (
     load_model,
     read_before,
     read_history,
-    replace,
     steps_of,
 )
 from keras_aploss.runs.data import read_run_data, write_skipped
@@ -175,7 +175,8 @@ def _train(settings, folder, devices, *, resume, verbose):
                 folder.rmdir()  # unless there is something in it
         raise
     if devices.process == 0:
-        replace(folder / "settings.json", settings.save)
+        with replaced_path(folder / "settings.json") as new:
+            settings.save(new)
         write_skipped(folder, data.skipped)
     model = in_chunks(model, settings, sampler)
     if settings.num_chunks > 1 or devices.num_devices > 1:
@@ -203,7 +204,8 @@ def _finish(settings, data, checkpoint, export_to):
         if settings.whitening:
             _adapt_whitening(model, data.squares, settings)
         # Not the best epoch: chosen on the test images, it would flatter the figures.
-        replace(folder / "model.keras", model.save)
+        with replaced_path(folder / "model.keras") as new:
+            model.save(new)
         metrics = _report(checkpoint, model, data.test, settings)
         saved_model = None
         if export_to is not None and keras.backend.backend() == "tensorflow":

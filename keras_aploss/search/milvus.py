@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from keras_aploss.files import locked
 from keras_aploss.search.memory import Row, key_of
 
 SERVERS = ("http://", "https://", "tcp://", "unix:")
@@ -32,6 +33,7 @@ _BATCH = 16384
 _LENGTHS = {"key": 32, "path": 8192, "label": 1024, "label_key": 32, "image_id": 128}
 _FIELDS = ["path", "label", "image_id"]
 _BUILD = {"HNSW": {"M": 32, "efConstruction": 360}}
+_LOCK = "keras_aploss.lock"  # in the folder of a local index
 _SECONDS = 60.0  # that a server may take to answer
 
 
@@ -60,7 +62,7 @@ class MilvusRows:
         try:
             if self._is_local:
                 pathlib.Path(location).mkdir(parents=True, exist_ok=True)
-                self._lock = _locked(location)
+                self._lock = _lock(location)
             with self._explained("open"):
                 self._client = pymilvus.MilvusClient(
                     location, token=token or "", timeout=_SECONDS
@@ -279,25 +281,20 @@ def _pymilvus(location):
     return pymilvus
 
 
-def _locked(location):
-    """A file that this process holds; a kill frees it."""
-    file = open(os.path.join(location, "keras_aploss.lock"), "ab")  # noqa: SIM115
+def _lock(location):
+    """Hold the folder of a local index, as long as the stack that is returned."""
+    stack = contextlib.ExitStack()
     try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stack.enter_context(
+            locked(os.path.join(location, _LOCK), f"the index {location!r}")
+        )
     except BlockingIOError as error:
-        file.close()
         raise OSError(
-            f"Expected no other process that has the index {location!r} open. "
-            "Received: one that has. Wait for it or end it; several processes at a "
-            "time need a server: "
-            f"`milvus-lite server --data-dir {location} --port 19530`, then "
-            "http://127.0.0.1:19530 as the index."
+            f"{error} Several processes at a time need a server: `milvus-lite server "
+            f"--data-dir {location} --port 19530`, then http://127.0.0.1:19530 as the "
+            "index."
         ) from error
-    except (ImportError, OSError):  # Windows, or a file system without locks
-        pass
-    return file
+    return stack
 
 
 def _row(record, similarity=None):
