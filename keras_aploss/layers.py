@@ -13,7 +13,6 @@ co-occurrences in image retrieval: the benefit of PCA and whitening", ECCV 2012.
 """
 
 import contextlib
-from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -277,11 +276,9 @@ class PCAWhitening(keras.layers.Layer):
         components = components * np.sign(
             components[np.abs(components).argmax(axis=0), columns]
         )
-        kept = variance > self.epsilon * variance[0]
-        scale = np.where(kept, np.where(kept, variance, 1.0) ** -self.power, 0.0)
-        kernel = (components * scale)[:, : self.kernel.shape[1]]  # (D, U)
+        kernel = pca_kernel(components, variance, self.power, self.epsilon)  # (D, D)
         self.mean.assign(mean)
-        self.kernel.assign(kernel)
+        self.kernel.assign(kernel[:, : self.kernel.shape[1]])
 
     def call(self, inputs):
         x = ops.cast(inputs, self.variable_dtype)
@@ -297,6 +294,12 @@ class PCAWhitening(keras.layers.Layer):
         return super().get_config() | settings
 
 
+def pca_kernel(components, variance, power, epsilon=0.0) -> np.ndarray:
+    """Columns of a PCA over `variance^power`; 0 up to `epsilon` of the largest."""
+    kept = variance > epsilon * variance.max(initial=0.0)
+    return components * np.where(kept, np.where(kept, variance, 1.0) ** -power, 0.0)
+
+
 def _full_precision():
     """Where the products of matrices use all bits of `float32`, on GPUs too."""
     if keras.config.backend() != "jax":
@@ -306,7 +309,7 @@ def _full_precision():
     return jax.default_matmul_precision("highest")
 
 
-def _batches(data: Any) -> Iterable[np.ndarray]:
+def _batches(data):
     if hasattr(data, "shape"):
         return (data[i : i + ADAPT_ROWS] for i in range(0, len(data), ADAPT_ROWS))
     return data
@@ -322,9 +325,8 @@ def _moments(batches):
     for batch in batches:
         batch = np.asarray(keras.ops.convert_to_numpy(batch), "float64")  # (rows, D)
         if batch.ndim != 2 or (mean is not None and batch.shape[1] != len(mean)):
-            expected = "D" if mean is None else len(mean)
             raise ValueError(
-                f"Expected batches of embeddings of shape (rows, {expected}). "
+                f"Expected batches (rows, {'D' if mean is None else len(mean)}). "
                 f"Received: a batch of shape {batch.shape}."
             )
         if not np.isfinite(batch).all():

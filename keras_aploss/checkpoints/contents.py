@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_aploss.checkpoints.torch_files import RefusedError, StoredTensor
+from keras_aploss.layers import pca_kernel
 from keras_aploss.pickles import PickledObject
 
 # The authors' networks that can be built, and the channels of their feature maps.
@@ -191,7 +192,4 @@ def read_pca(
         )
     if _is_off(attributes.get("whiten", True)):
         power = 0.0
-    # Without variance a component carries nothing: zero, as in `PCAWhitening.adapt`.
-    kept = variance > 0
-    scale = np.where(kept, np.where(kept, variance, 1.0) ** -power, 0.0)
-    return mean, (components.T * scale)[:, :units]
+    return mean, pca_kernel(components.T, variance, power)[:, :units]

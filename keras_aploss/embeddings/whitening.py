@@ -18,7 +18,7 @@ import numpy as np
 
 from keras_aploss.embeddings.scales import unit_length
 from keras_aploss.embeddings.storage import check_matrix, finite_blocks, save_blocks
-from keras_aploss.layers import PCAWhitening
+from keras_aploss.layers import PCAWhitening, pca_kernel
 
 
 def whitening_kernel(
@@ -80,9 +80,8 @@ def whitening_kernel(
             "Expected finite variances in descending order, the first above 0. "
             f"Received: explained_variance={variance}."
         )
-    kept = variance > epsilon * variance[0]
-    scale = np.where(kept, np.where(kept, variance, 1.0) ** -power, 0.0)
-    return (components.T * scale)[:, :units].astype(np.float32)
+    kernel = pca_kernel(components.T, variance, power, epsilon)
+    return kernel[:, :units].astype(np.float32)
 
 
 def whiten_embeddings(
