@@ -5,10 +5,10 @@ import pytest
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
+from keras_aploss.evaluation import top_of_row
 from keras_aploss.evaluation.metrics import (
     average_precision,
     evaluate_similarity,
-    top_of_row,
 )
 
 KS = (1, 2, 3, 5, 10)

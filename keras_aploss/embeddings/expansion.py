@@ -34,14 +34,16 @@ import os
 
 import numpy as np
 
-from keras_aploss.embeddings.neighbours import nearest, unit_blocks
 from keras_aploss.embeddings.scales import unit_length
 from keras_aploss.embeddings.storage import (
     check_matrix,
     release_pages,
+    row_blocks,
     rows_per_block,
     save_blocks,
+    unit_blocks,
 )
+from keras_aploss.evaluation import nearest_in_blocks
 
 _NEIGHBOUR_VALUES = 2**22  # of neighbours in memory at a time: 16 MiB
 _MAPPED_BYTES = 2**26  # of a file at a time
@@ -157,16 +159,15 @@ def _expanded(queries, database, k, alpha, block_size, *, is_database):
         if k == 0:
             yield unit_length(block)
             continue
-        indices = nearest(
-            block,
-            database,
-            k,
-            first=start if is_database else None,
-            block_size=block_size,
-            # Once is enough: the rows of a database that queries itself are checked,
-            # as neighbours, before the first of them is used.
-            check=start == 0,
+        # Checked once: the rows of a database that queries itself are so, as
+        # neighbours, before the first of them is used.
+        blocks = (
+            unit_blocks(database, "database", block_size)
+            if start == 0
+            else row_blocks(database, block_size)
         )
+        first = start if is_database else None
+        indices = nearest_in_blocks(block, blocks, k, first=first)
         yield expand(block, database, indices, alpha)
 
 

@@ -1,9 +1,10 @@
-"""Exact retrieval metrics: what is reported, never what is trained.
+"""Exact retrieval metrics and nearest neighbours: for reports, not for training.
 
-`metrics` defines AP, recall@k, precision@k and MAP@R and their rule for ties, `curves`
-what is behind a mean AP; `protocols` says who queries what (leave one out, or queries
-against a database with junk), in the blocks of bounded memory that `similarity` makes;
-`distractors` counts what no memory holds; `embedding` computes what is ranked.
+`metrics` defines AP, recall@k, precision@k and MAP@R and how they count ties; `curves`
+the precision-recall curve and the mAP of each class. `protocols` measures leave-one-out
+and query-against-database retrieval, with junk, in blocks of bounded memory, which
+`similarity` makes; `distractors` the same with a database that is read from a file.
+`nearest` finds the most similar images; `snapshot` evaluates embeddings with labels.
 """
 
 from keras_aploss.evaluation.curves import map_per_class as map_per_class
@@ -13,13 +14,17 @@ from keras_aploss.evaluation.metrics import (
     average_precision as average_precision,
     evaluate_similarity as evaluate_similarity,
 )
+from keras_aploss.evaluation.nearest import (
+    nearest_in_blocks as nearest_in_blocks,
+    top_k as top_k,
+    top_of_row as top_of_row,
+)
 from keras_aploss.evaluation.protocols import (
     evaluate_leave_one_out as evaluate_leave_one_out,
     evaluate_protocols as evaluate_protocols,
     evaluate_query_database as evaluate_query_database,
     relevant_by_label as relevant_by_label,
 )
-from keras_aploss.evaluation.similarity import top_k as top_k
 from keras_aploss.evaluation.snapshot import (
     Snapshot as Snapshot,
     check_image_labels as check_image_labels,

@@ -203,20 +203,6 @@ def check_answerable(num_answerable: int, num_queries: int) -> None:
         )
 
 
-def top_of_row(row: np.ndarray, k: int) -> np.ndarray:
-    """The indices of the k largest values, largest first; ties: lower index first.
-
-    The k-th largest of group maxima is a lower bound of the k-th largest value, since
-    k groups reach it. Few values pass it, and only those are sorted.
-    """
-    group = max(1, min(32, len(row) // (4 * k)))
-    width = len(row) // group  # >= k
-    maxima = row[: group * width].reshape(group, width).max(axis=0)
-    bound = np.partition(maxima, width - k)[width - k]
-    candidates = np.flatnonzero(row >= bound)
-    return candidates[np.argsort(-row[candidates], kind="stable")[:k]]
-
-
 def _measure(
     counts: Iterable, ks: np.ndarray, interpolation: str
 ) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -9,72 +9,15 @@ Dimension key: Q queries, N database images, D units, C copies among the N.
 """
 
 import hashlib
-import operator
 from collections.abc import Iterator
 
 import keras
 import numpy as np
 
-from keras_aploss.evaluation.inputs import (
-    check_embeddings,
-    check_products,
-    check_units,
-)
-from keras_aploss.evaluation.metrics import top_of_row
+from keras_aploss.evaluation.inputs import check_products, check_units
 
 # 64 MiB of similarities: enough rows for a fast matrix product.
 _BLOCK_VALUES = 2**24
-
-
-def top_k(
-    queries,
-    database,
-    k: int,
-    *,
-    exclude_self: bool = False,
-    block_size: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k most similar database images of each query, most similar first.
-
-    Args:
-        queries: `(Q, D)` finite floats.
-        database: `(N, D)` finite floats.
-        k: how many, at most N.
-        exclude_self: the queries are the database, and query i leaves image i out.
-        block_size: queries per block. Default: as many as fit 64 MiB.
-
-    Returns:
-        Indices `(Q, k)` int64 and similarities `(Q, k)` float32. Of equal
-        similarities the lower index comes first.
-
-    Example:
-    >>> from keras_aploss import top_k
-    >>> indices, similarities = top_k([[1.0, 0.0]], [[0.5, 0.0], [2.0, 0.0]], k=2)
-    >>> indices, similarities
-    (array([[1, 0]]), array([[2. , 0.5]], dtype=float32))
-    """
-    queries = check_embeddings(queries, "queries")
-    database = check_embeddings(database, "database")
-    if exclude_self and len(queries) != len(database):
-        raise ValueError(
-            "Expected the queries to be the database with `exclude_self=True`. "
-            f"Received: len(queries)={len(queries)}, len(database)={len(database)}."
-        )
-    k = operator.index(k)
-    most = len(database) - bool(exclude_self)
-    if not 1 <= k <= most:
-        raise ValueError(
-            f"Expected `k` from 1 to the {most} images to rank. Received: k={k}."
-        )
-    indices = np.empty((len(queries), k), np.int64)
-    similarities = np.empty((len(queries), k), np.float32)
-    every = np.arange(len(queries))
-    for query, row in similarity_rows(queries, database, every, block_size, 0):
-        if exclude_self:
-            row[query] = -np.inf
-        indices[query] = top_of_row(row, k)
-        similarities[query] = row[indices[query]]
-    return indices, similarities
 
 
 def similarity_rows(

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_aploss.evaluation import top_of_row
+
 _BATCH = 16384
 _SIMILARITIES = 2**24  # in memory at a time: 64 MiB
 
@@ -92,10 +94,7 @@ class MemoryRows:
             similarities = queries[start : start + step] @ vectors.T  # (Q, N)
             for row in similarities:
                 row = row if chosen is None else row[chosen]
-                best = np.arange(len(row))
-                if k < len(row):
-                    best = np.argpartition(row, len(row) - k)[len(row) - k :]
-                best = best[np.argsort(-row[best], kind="stable")]
+                best = top_of_row(row, min(k, len(row)))
                 places = best if chosen is None else chosen[best]
                 results.append(
                     [
