@@ -25,7 +25,7 @@ STATIONS = {
     "embeddings": "images layers evaluation",
     "report": "datasets evaluation __version__",
     "callbacks": "embeddings evaluation report",
-    "benchmarks": "images datasets embeddings evaluation layers pickles",
+    "benchmarks": "images datasets embeddings evaluation pickles",
     "serving": "images embeddings",
     "checkpoints": "models layers pickles",
     "search": "images datasets embeddings evaluation",

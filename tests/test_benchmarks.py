@@ -17,13 +17,11 @@ from keras_aploss.benchmarks import (
     distractor_embeddings,
     postprocess_benchmark,
     read_distractor_paths,
-    read_whitening,
 )
 from keras_aploss.embeddings import (
     combine_scales,
     embed_at_scales,
     expand_queries,
-    whitening_kernel,
 )
 from keras_aploss.evaluation import evaluate_protocols
 from keras_aploss.images import OriginalImages
@@ -182,43 +180,3 @@ def test_counts_must_be_those_of_the_lists(tmp_path):
         evaluate_benchmark(classes, database, database)
     with pytest.raises(ValueError, match="of classes"):
         postprocess_benchmark(database, None, tmp_path, query_expansion=(1, 3.0))
-
-
-def test_whitening_files(tmp_path):
-    rng = np.random.default_rng(3)
-    components = np.linalg.qr(rng.normal(size=(4, 4)))[0]
-    variance = np.array([4.0, 2.0, 1.0, 0.5])
-    kernel = whitening_kernel(components, variance, power=0.5)
-    path = tmp_path / "pca.npz"
-    np.savez(path, mean=np.ones(4), components=components, explained_variance=variance)
-    mean, actual = read_whitening(path, power=0.5)
-    np.testing.assert_array_equal(mean, 1)
-    np.testing.assert_array_equal(actual, kernel)
-    np.savez(path, mean=np.ones(4), kernel=kernel)
-    np.testing.assert_array_equal(read_whitening(path)[1], kernel)
-    training = unit_rows(4, 50, 4)
-    np.save(tmp_path / "train.npy", training)
-    learnt = read_whitening(tmp_path / "train.npy", power=0.5)
-    whitened = learnt(training)
-    np.testing.assert_allclose(np.cov(whitened, rowvar=False), np.eye(4), atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("name", "contents"),
-    [
-        ("a.npz", {"mean": np.ones(4)}),
-        ("a.npz", {"kernel": np.ones((4, 4))}),
-        ("a.npz", {"mean": np.ones(1), "kernel": np.array([{}])}),
-        ("a.npz", b"PK\x03\x04 cut short"),
-        ("a.pkl", b"nothing"),
-        ("gone.npz", None),
-    ],
-)
-def test_mistakes_in_whitening_files(tmp_path, name, contents):
-    path = tmp_path / name
-    if isinstance(contents, dict):
-        np.savez(path, **contents)
-    elif contents:
-        path.write_bytes(contents)
-    with pytest.raises(ValueError, match=r"mean and kernel \(or mean"):
-        read_whitening(path)

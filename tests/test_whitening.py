@@ -6,6 +6,7 @@ from sklearn.decomposition import PCA
 
 from keras_aploss.embeddings import (
     load_embeddings,
+    read_whitening,
     unit_length,
     whiten_embeddings,
     whitening_kernel,
@@ -133,3 +134,43 @@ def test_statistics_that_make_no_kernel(components, variance, options, message):
 def test_whitenings_that_do_not_fit(whitening, message):
     with pytest.raises(ValueError, match=message):
         whiten_embeddings(DATA, whitening)
+
+
+def test_whitening_files(tmp_path):
+    rng = np.random.default_rng(3)
+    components = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    variance = np.array([4.0, 2.0, 1.0, 0.5])
+    kernel = whitening_kernel(components, variance, power=0.5)
+    path = tmp_path / "pca.npz"
+    np.savez(path, mean=np.ones(4), components=components, explained_variance=variance)
+    mean, actual = read_whitening(path, power=0.5)
+    np.testing.assert_array_equal(mean, 1)
+    np.testing.assert_array_equal(actual, kernel)
+    np.savez(path, mean=np.ones(4), kernel=kernel)
+    np.testing.assert_array_equal(read_whitening(path)[1], kernel)
+    training = RNG.normal(size=(50, 4)).astype("float32")
+    np.save(tmp_path / "train.npy", training)
+    learnt = read_whitening(tmp_path / "train.npy", power=0.5)
+    whitened = learnt(training)
+    np.testing.assert_allclose(np.cov(whitened, rowvar=False), np.eye(4), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("a.npz", {"mean": np.ones(4)}),
+        ("a.npz", {"kernel": np.ones((4, 4))}),
+        ("a.npz", {"mean": np.ones(1), "kernel": np.array([{}])}),
+        ("a.npz", b"PK\x03\x04 cut short"),
+        ("a.pkl", b"nothing"),
+        ("gone.npz", None),
+    ],
+)
+def test_mistakes_in_whitening_files(tmp_path, name, contents):
+    path = tmp_path / name
+    if isinstance(contents, dict):
+        np.savez(path, **contents)
+    elif contents:
+        path.write_bytes(contents)
+    with pytest.raises(ValueError, match=r"mean and kernel \(or mean"):
+        read_whitening(path)

@@ -8,10 +8,7 @@ from .evaluate import (
     evaluate_benchmark as evaluate_benchmark,
 )
 from .oxford_paris import read_distractor_paths as read_distractor_paths
-from .postprocessing import (
-    postprocess_benchmark as postprocess_benchmark,
-    read_whitening as read_whitening,
-)
+from .postprocessing import postprocess_benchmark as postprocess_benchmark
 from .read import read_benchmark as read_benchmark
 from .sources import (
     BENCHMARKS as BENCHMARKS,

@@ -15,9 +15,7 @@ from keras_aploss.embeddings import (
     load_embeddings,
     postprocess_embeddings,
     whiten_embeddings,
-    whitening_kernel,
 )
-from keras_aploss.layers import PCAWhitening
 
 _BLOCK_VALUES = 2**22  # 16 MiB of embeddings at a time, when files are joined
 
@@ -120,56 +118,3 @@ def _join(parts: Sequence[np.ndarray], path: pathlib.Path, verbose: int) -> np.n
                 file.write(block)
                 progress.add(len(block))
     return load_embeddings(path)
-
-
-def read_whitening(
-    path: str | os.PathLike, *, power: float = 0.25, verbose: int = 0
-) -> tuple[np.ndarray, np.ndarray] | PCAWhitening:
-    """Read a whitening, or learn it from stored embeddings.
-
-    Args:
-        path: an `.npz` file with `mean` and `kernel`, or `mean`, `components` and
-            `explained_variance`, as scikit-learn's PCA has them; or an `.npy` file of
-            embeddings of other images, such as the training set, to learn from.
-        power: exponent of the variances, unless the file has the kernel: 0.25 in the
-            paper, 0.5 for full whitening.
-        verbose: 1 shows a progress bar.
-
-    Returns:
-        What `whiten_embeddings` takes.
-
-    Raises:
-        ValueError: if the file is neither.
-
-    Example:
-    >>> import os, tempfile
-    >>> import numpy as np
-    >>> from keras_aploss.benchmarks import read_whitening
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "whitening.npz")
-    ...     np.savez(path, mean=np.zeros(2), kernel=np.eye(2))
-    ...     mean, kernel = read_whitening(path)
-    >>> kernel.shape
-    (2, 2)
-    """
-    path = os.fspath(path)
-    if path.endswith(".npy"):
-        whitening = PCAWhitening(power=power)
-        whitening.adapt(load_embeddings(path, check=True))
-        return whitening
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            arrays = dict(arrays)
-        mean = arrays["mean"]
-        if "kernel" in arrays:
-            return mean, arrays["kernel"]
-        variance = arrays["explained_variance"]
-        return mean, whitening_kernel(arrays["components"], variance, power=power)
-    # Of a damaged archive NumPy raises almost anything: BadZipFile, zlib.error,
-    # KeyError, ValueError, EOFError...
-    except Exception as error:
-        raise ValueError(
-            "Expected an `.npz` file with mean and kernel (or mean, components and "
-            "explained_variance), or an `.npy` file of embeddings. Received: "
-            f"{path!r}: {type(error).__name__}: {' '.join(str(error).split())}."
-        ) from error

@@ -200,13 +200,13 @@ def _check_options(benchmark, is_of_classes, image_size, options):
 
 
 def _read_whitening(options, units):
-    from keras_aploss.benchmarks import read_whitening
+    from keras_aploss.embeddings import read_whitening
 
     path = options["whitening"]
     if path is None:
         return None
     power = options["whitening_power"]
-    whitening = read_whitening(path, power=power, verbose=options["verbose"])
+    whitening = read_whitening(path, power=power)
     mean = whitening[0] if isinstance(whitening, tuple) else whitening.mean
     if mean.shape != (units,):
         raise ValueError(

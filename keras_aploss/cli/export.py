@@ -53,8 +53,7 @@ def export(
         keras-aploss export runs/landmarks --output saved_models/landmarks
         keras-aploss export runs/landmarks --scales 1,0.7071,0.5
     """
-    from keras_aploss.benchmarks import read_whitening
-    from keras_aploss.embeddings import mean_and_kernel
+    from keras_aploss.embeddings import mean_and_kernel, read_whitening
     from keras_aploss.runs import export_version, open_model
 
     with clear_errors():

@@ -47,6 +47,7 @@ from .shards import (
 from .storage import load_embeddings as load_embeddings
 from .whitening import (
     mean_and_kernel as mean_and_kernel,
+    read_whitening as read_whitening,
     whiten_embeddings as whiten_embeddings,
     whitening_kernel as whitening_kernel,
 )

@@ -17,7 +17,12 @@ import keras
 import numpy as np
 
 from keras_aploss.embeddings.scales import unit_length
-from keras_aploss.embeddings.storage import check_matrix, finite_blocks, save_blocks
+from keras_aploss.embeddings.storage import (
+    check_matrix,
+    finite_blocks,
+    load_embeddings,
+    save_blocks,
+)
 from keras_aploss.layers import PCAWhitening, pca_kernel
 
 
@@ -144,6 +149,59 @@ def whiten_embeddings(
     )
     shape = len(embeddings), kernel.shape[1]
     return save_blocks(blocks, shape, out, verbose=verbose)
+
+
+def read_whitening(
+    path: str | os.PathLike, *, power: float = 0.25
+) -> tuple[np.ndarray, np.ndarray] | PCAWhitening:
+    """Read a whitening, or learn it from stored embeddings.
+
+    Args:
+        path: an `.npz` file with `mean` and `kernel`, or with `mean`, `components` and
+            `explained_variance`, as scikit-learn's PCA has them; or an `.npy` file of
+            embeddings of other images, such as the training set, to learn from.
+        power: exponent of the variances, unless the file has the kernel: 0.25 in the
+            paper, 0.5 for full whitening.
+
+    Returns:
+        A whitening for `whiten_embeddings`: `(mean, kernel)`, or a layer that was
+        learnt.
+
+    Raises:
+        ValueError: if the file is neither.
+
+    Example:
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from keras_aploss.embeddings import read_whitening
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "whitening.npz")
+    ...     np.savez(path, mean=np.zeros(2), kernel=np.eye(2))
+    ...     mean, kernel = read_whitening(path)
+    >>> kernel.shape
+    (2, 2)
+    """
+    path = os.fspath(path)
+    if path.endswith(".npy"):
+        whitening = PCAWhitening(power=power)
+        whitening.adapt(load_embeddings(path, check=True))
+        return whitening
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            arrays = dict(arrays)
+        mean = arrays["mean"]
+        if "kernel" in arrays:
+            return mean, arrays["kernel"]
+        variance = arrays["explained_variance"]
+        return mean, whitening_kernel(arrays["components"], variance, power=power)
+    # Of a damaged archive NumPy raises almost anything: BadZipFile, zlib.error,
+    # KeyError, ValueError, EOFError...
+    except Exception as error:
+        raise ValueError(
+            "Expected an `.npz` file with mean and kernel (or mean, components and "
+            "explained_variance), or an `.npy` file of embeddings. Received: "
+            f"{path!r}: {type(error).__name__}: {' '.join(str(error).split())}."
+        ) from error
 
 
 def mean_and_kernel(whitening) -> tuple[np.ndarray, np.ndarray]:
