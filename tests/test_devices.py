@@ -231,15 +231,13 @@ def check_two_hosts(folder, **settings):
     assert_trained_on_jax_it_serves_on_tensorflow(folder)
 
 
-def test_two_hosts_give_the_run_of_one_and_tensorflow_goes_on(tmp_path):
-    pytest.importorskip("jax")
-    check_two_hosts(tmp_path)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("num_chunks", [1, 2])
-def test_two_hosts_give_the_run_of_one_over_epochs(tmp_path, num_chunks):
-    check_two_hosts(tmp_path, epochs=3, num_chunks=num_chunks)
+@pytest.mark.parametrize(("epochs", "num_chunks"), [(1, 2), (3, 1), (3, 2)])
+def test_two_hosts_give_the_run_of_one_and_tensorflow_goes_on(
+    tmp_path, epochs, num_chunks
+):
+    pytest.importorskip("jax")
+    check_two_hosts(tmp_path, epochs=epochs, num_chunks=num_chunks)
 
 
 @pytest.fixture(scope="module")
