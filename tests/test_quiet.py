@@ -61,6 +61,7 @@ def test_an_import_that_fails_shows_what_it_wrote(library):
     (library / "tensorflow.py").unlink()
 
 
+@pytest.mark.slow
 def test_operations_and_compilation_by_tensorflow_are_quiet(tmp_path):
     """CUDA, oneDNN and XLA have their lines at the import and at the first use."""
     code = f"""{IMPORT}

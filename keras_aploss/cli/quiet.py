@@ -11,11 +11,9 @@ changes: oneDNN stays on, and errors of later operations are shown.
 """
 
 import contextlib
-import importlib.abc
 import importlib.util
 import os
 import sys
-import tempfile
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # 0: all, 1: no information, 2: no warnings, 3: nothing
 
@@ -31,8 +29,8 @@ def quiet_tensorflow() -> None:
             sys.meta_path.insert(0, _QuietImport())
 
 
-class _QuietImport(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow once, with a loader that keeps quiet."""
+class _QuietImport:
+    """Entry of `sys.meta_path` that finds TensorFlow once, with a quiet loader."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "tensorflow":
@@ -57,6 +55,8 @@ def _stderr_kept_back():
 
     The file descriptor is redirected, since C++ libraries know nothing of `sys.stderr`.
     """
+    import tempfile
+
     sys.stderr.flush()
     shown = os.dup(2)
     with tempfile.TemporaryFile() as written:
