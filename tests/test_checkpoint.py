@@ -205,7 +205,11 @@ def unbroken(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kill_at", range(11))
+# The writes of the untrained model and of the first epoch; then they repeat.
+@pytest.mark.parametrize(
+    "kill_at",
+    [*range(6), *(pytest.param(n, marks=pytest.mark.slow) for n in range(6, 11))],
+)
 def test_a_kill_at_any_write_loses_nothing(unbroken, tmp_path, monkeypatch, kill_at):
     done, replace = [], files.os.replace
 
@@ -371,11 +375,13 @@ def unbroken_in_chunks(tmp_path_factory):
     ("name", "epoch", "what"),
     [
         ("replace before.npy", 0, "the untrained model"),
-        ("save last.keras", 0, "the untrained model"),
+        pytest.param(
+            "save last.keras", 0, "the untrained model", marks=pytest.mark.slow
+        ),
         ("replace history.csv", 1, "epoch 1"),
         ("save last.keras", 2, "epoch 2"),
-        ("save best.keras", 1, "epoch 1"),
-        ("replace last.keras", 3, "epoch 3"),
+        pytest.param("save best.keras", 1, "epoch 1", marks=pytest.mark.slow),
+        pytest.param("replace last.keras", 3, "epoch 3", marks=pytest.mark.slow),
     ],
 )
 def test_when_the_disk_is_full_the_epoch_is_saved_elsewhere(
