@@ -1,4 +1,4 @@
-"""What a run trains: the batch, the chunks, the precision of the model."""
+"""The network of a run: the batch, the chunks, the precision of the model."""
 
 import dataclasses
 

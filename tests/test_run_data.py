@@ -1,4 +1,4 @@
-"""Which images a run trains on and is evaluated on."""
+"""The images that a run is trained and evaluated on."""
 
 import csv
 import dataclasses
@@ -11,10 +11,10 @@ from keras_aploss import ImageSet, RunSettings
 from keras_aploss.runs.data import (
     check_test_set,
     choose_test_set,
+    list_skipped,
     read_evaluation_set,
     read_image_sets,
     read_run_data,
-    write_skipped,
 )
 
 
@@ -150,7 +150,7 @@ def test_classes_in_both_splits_are_told(tmp_path, photos, caplog):
 def test_a_skipped_file_is_listed_once(tmp_path, photos, caplog):
     (photos / "a" / "bad.png").write_bytes(b"")
     data = read_run_data(settings_for(photos))
-    write_skipped(tmp_path, data.skipped)
+    list_skipped(tmp_path, data.skipped)
     with open(tmp_path / "skipped.csv", newline="", encoding="utf-8") as file:
         listed = list(csv.reader(file))
     bad = str(photos / "a" / "bad.png")

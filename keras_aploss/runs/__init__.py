@@ -1,15 +1,19 @@
 """A training run and its folder: from a data set to an exported model.
 
 A run folder holds everything about a run: `settings.json`, `history.csv`,
-`skipped.csv` (files left out, and why), `model.keras` (the result: the last epoch's
-model, whitened if that is wanted), `last.keras` (with the state of the optimizer),
-`best.keras` (of the epoch with the best mAP; chosen on the test images, so its figures
-flatter), `before.npy` (the embeddings of the untrained model), `tensorboard/`,
-`evaluation/` (`index.html` shows all of it) and `curves.png`.
+`skipped.csv` (files left out, and the reason), `model.keras` (the result: the model of
+the last epoch, whitened if the settings say so), `last.keras` (with the state of the
+optimizer), `best.keras` (of the epoch with the best mAP; chosen on the test images, so
+its figures flatter), `before.npy` (the embeddings of the untrained model),
+`tensorboard/`, `evaluation/` (`index.html` shows all of it) and `curves.png`.
 
 `last.keras` is replaced in one step after each epoch, optimizer included, and every
-batch is a function of (seed, epoch, step): a run that was killed goes on from it and
+batch is a function of (seed, epoch, step): a run that was killed is resumed from it and
 ends with the weights of an unbroken run.
+
+`train_run` makes one from `RunSettings`; `open_model` opens the model of a run folder
+or of a file, `read_evaluation_set` reads images to evaluate it on, and `export_version`
+exports it with model card and serving files.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The files of a run folder that change while the model trains."""
+"""The checkpoint of a run: the files of its folder that change during training."""
 
 import contextlib
 import os
@@ -19,19 +19,19 @@ from keras_aploss.training import MultistageTrainer
 
 
 class RunCheckpoint(keras.callbacks.Callback):
-    """Keep the run folder such that a run can be killed at any moment.
+    """Write the run folder such that a run can be killed at any moment.
 
     After each epoch it writes `history.csv`, `best.keras` (by `val_map`) and
     `last.keras`, in this order and each in one step: `last.keras`, which holds the
-    state of the optimizer, alone decides from which epoch a run goes on. It also tells
-    the sampler the number of the epoch.
+    state of the optimizer, alone decides at which epoch a run is resumed. It also sets
+    the epoch of the sampler.
 
     Args:
         folder: the run folder; made if it does not exist.
         sampler: the sampler that `fit` draws from.
         evaluation: the evaluation in the same list of callbacks, before this one. The
             embeddings of the untrained model are kept in `before.npy`, and handed to
-            it when the run goes on.
+            it when the run is resumed.
         writes: whether this process writes files; of several, one does.
 
     Attributes:
@@ -124,10 +124,10 @@ class RunCheckpoint(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def _saved_elsewhere_if_it_fails(self, *, is_best=True):
-        """Write alone; what was computed must not be lost to a full disk.
+        """Save the model elsewhere if it cannot be written into the run folder.
 
         Raises:
-            OSError: says what happened, where the files are now and what to do.
+            OSError: with the cause, the place of the files and what to do.
         """
         kept = keras.distribution.distribution()
         # To save a model Keras makes variables, and on several hosts waits for all of
@@ -163,9 +163,9 @@ class RunCheckpoint(keras.callbacks.Callback):
             keras.distribution.set_distribution(kept)
 
     def _seed_layers(self, epoch):
-        """Let the draws of dropout and its like follow from (seed, epoch), too.
+        """Seed dropout and other random layers by (seed, epoch).
 
-        Keras does not write the state of its generators into `.keras` files.
+        Keras does not write the state of their generators into `.keras` files.
         """
         rng = np.random.default_rng([self.sampler.indices.seed, 3, epoch])
         for variable in self.model.variables:
@@ -218,7 +218,7 @@ def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
 def read_before(
     folder: pathlib.Path, evaluation: RetrievalEvaluation
 ) -> Snapshot | None:
-    """Read what the evaluation saw before training; None if it saw other images."""
+    """Read the evaluation before training; None if it was of other images."""
     path = folder / "before.npy"
     embeddings = np.load(path) if path.exists() else None
     if embeddings is None or len(embeddings) != len(evaluation.labels):
@@ -234,12 +234,16 @@ def steps_of(model: keras.Model) -> int:
 
 
 def encoder_of(model: keras.Model) -> keras.Model:
-    """The model that makes embeddings: `model` itself, or what it trains in chunks."""
+    """The model that embeds: `model` itself, or the encoder of its trainer."""
     return model.encoder if isinstance(model, MultistageTrainer) else model
 
 
 def load_model(path: pathlib.Path, *, compile: bool = False) -> keras.Model:
-    """Load a `.keras` file, or say in a sentence that it is none."""
+    """Load a `.keras` file.
+
+    Raises:
+        ValueError: if there is no such file, or it cannot be read.
+    """
     if not path.exists():
         raise ValueError(f"Expected a `.keras` file. Received: {str(path)!r}: no file.")
     try:

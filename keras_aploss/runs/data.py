@@ -1,4 +1,4 @@
-"""Which images a run trains on, and on which it is evaluated."""
+"""The training and test images of a run."""
 
 import dataclasses
 import logging
@@ -30,11 +30,11 @@ class RunData(NamedTuple):
     """The images of a run.
 
     Attributes:
-        train: the training images, as they are augmented.
+        train: the training images, as augmentation reads them.
         squares: the same images as the model sees them in evaluation.
         test: the images of the evaluation, of other classes.
-        queries: numbers of the test images that query; None: each does.
-        skipped: the files, or whole classes, that were left out, and why.
+        queries: numbers of the test images that are queries; None: all (leave-one-out).
+        skipped: the files, or whole classes, that were left out, with the reason.
     """
 
     train: ImageSet
@@ -48,7 +48,7 @@ def read_image_sets(settings: RunSettings, *, verbose: int = 0) -> dict[str, Ima
     """Read the data set that `settings.data` names, as sets by split.
 
     Returns:
-        `"train"` and `"test"` for the embedded landmarks and for a folder that has
+        `"train"` and `"test"` for the built-in landmarks and for a folder that has
         sub-folders of these names, `"all"` for a folder of classes, and the values of
         the column `split` for a CSV file.
 
@@ -79,7 +79,7 @@ def read_image_sets(settings: RunSettings, *, verbose: int = 0) -> dict[str, Ima
 def choose_test_set(
     sets: dict[str, ImageSet],
 ) -> tuple[ImageSet, np.ndarray | None] | None:
-    """Choose the images to evaluate, and which of them query.
+    """Choose the images to evaluate, and the queries among them.
 
     Returns:
         The splits `"query"` and `"gallery"` (or `"database"`) as one set, with the
@@ -116,12 +116,12 @@ def split_sets(
     """Divide a data set as a run does.
 
     Returns:
-        The training set, the test set, and the numbers of the test images that query;
-        None: each does.
+        The training set, the test set, and the numbers of the test images that are
+        queries; None: all.
 
     Raises:
         ValueError: if there is a training split without a test split or the reverse,
-            or too little in one of them.
+            or one of them has too few images or classes.
     """
     if set(sets) == {"all"}:
         train, test = split_classes(
@@ -156,10 +156,10 @@ def split_sets(
 
 
 def check_test_set(test: ImageSet, queries: np.ndarray | None) -> None:
-    """Check that there is something to find; warn if nothing else can be found.
+    """Check that queries have relevant images; warn if all images are relevant.
 
     Raises:
-        ValueError: if no image that queries has another of its class.
+        ValueError: if no query has another image of its class.
     """
     labels = test.labels
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
@@ -178,8 +178,8 @@ def check_test_set(test: ImageSet, queries: np.ndarray | None) -> None:
         )
     if len(np.unique(labels)) == 1:
         logger.warning(
-            "The test set has one class only: every ranking of it is perfect. Keep "
-            "more classes for it (`--test-fraction`)."
+            "The test set has one class only: every ranking of it is perfect. Hold out "
+            "more classes (`--test-fraction`)."
         )
 
 
@@ -216,14 +216,15 @@ def read_evaluation_set(
         settings: those of the run that trained the model.
         data: another data set, as `RunSettings.data`; None: that of the run, of which
             the test set is taken.
-        split: the split to take; None: see `choose_test_set`.
+        split: the split to evaluate; None: the test set, see `choose_test_set`.
         verbose: 1 shows progress bars.
 
     Returns:
-        The images, and the numbers of those that query; None: each does.
+        The images, and the numbers of those that are queries; None: all.
 
     Raises:
-        ValueError: if there is no such data set or split, or nothing in it to find.
+        ValueError: if there is no such data set or split, or no query in it has a
+            relevant image.
     """
     is_own = data is None or _same_path(data, settings.data)
     data = settings.data if is_own else data
@@ -235,7 +236,7 @@ def read_evaluation_set(
             )
         chosen = sets[split], None
     elif is_own and set(sets) == {"all"}:
-        # The run has trained on the other classes.
+        # The run was trained on the other classes.
         _, *chosen = split_sets(sets, settings)
     else:
         chosen = choose_test_set(sets)
@@ -253,20 +254,16 @@ def _same_path(path, other):
     return pathlib.Path(path).resolve() == pathlib.Path(other).resolve()
 
 
-def write_skipped(folder: pathlib.Path, skipped: Sequence[SkippedImage]) -> None:
-    """List what was left out, and why, in `skipped.csv`."""
+def list_skipped(folder: pathlib.Path, skipped: Sequence[SkippedImage]) -> None:
+    """List the files that were left out in `skipped.csv`, and log their number."""
     path = folder / "skipped.csv"
     tables.write_skipped(path, skipped, even_if_none=True)
     if skipped:
-        logger.warning(
-            "%d files or classes are left out; %s tells which and why.",
-            len(skipped),
-            path,
-        )
+        logger.warning("%d files or classes are left out; see %s.", len(skipped), path)
 
 
 def _cached(image_set, settings, verbose):
-    """Decode the files now, if the pixels fit the memory granted to them."""
+    """Decode the files now, if their pixels fit into `settings.cache_gib`."""
     images = image_set.images
     side = settings.image_size * READING_SCALE
     needed = len(images) * side * side * 3 * 4 / 3  # of aspect 4:3

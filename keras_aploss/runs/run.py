@@ -25,7 +25,7 @@ from keras_aploss.runs.checkpoint import (
     read_history,
     steps_of,
 )
-from keras_aploss.runs.data import read_run_data, write_skipped
+from keras_aploss.runs.data import list_skipped, read_run_data
 from keras_aploss.runs.devices import require_one_host, use_devices
 from keras_aploss.runs.network import (
     build_encoder,
@@ -105,7 +105,7 @@ def train_run(
     Args:
         settings: what to train, and how.
         folder: the run folder; see the module.
-        resume: go on with the run in `folder`, from its last finished epoch.
+        resume: resume the run in `folder` after its last finished epoch.
         export_to: folder of the exported models; None exports nothing.
         verbose: as for `keras.Model.fit`.
 
@@ -129,7 +129,7 @@ def train_run(
     ['after training', 'before training', 'raw pixels']
     """
     folder = pathlib.Path(folder)
-    # On all hosts, none of which goes on before all are there.
+    # On all hosts: none of them continues before all are there.
     settings = _check_folder(folder, settings, resume)
     try:
         with use_devices(settings.strategy) as devices:
@@ -152,10 +152,10 @@ class _InterruptedError(Exception):
 
 
 def _train(settings, folder, devices, *, resume, verbose):
-    """Begin or go on with a run: settings, images and checkpoint at its end."""
+    """Begin or resume a run; returns its settings, images and checkpoint."""
     keras.utils.set_random_seed(settings.seed)
     begun = resume and (folder / "last.keras").exists()
-    # Before the images, which can take minutes to read: what is wrong shows at once.
+    # Before the images, which can take minutes to read: errors show at once.
     if begun:
         # `compile` takes from the policy that the optimizer scales the loss.
         with use_precision(settings.precision):
@@ -177,7 +177,7 @@ def _train(settings, folder, devices, *, resume, verbose):
     if devices.process == 0:
         with replaced_path(folder / "settings.json") as new:
             settings.save(new)
-        write_skipped(folder, data.skipped)
+        list_skipped(folder, data.skipped)
     model = in_chunks(model, settings, sampler)
     if settings.num_chunks > 1 or devices.num_devices > 1:
         logger.info(
@@ -197,7 +197,7 @@ def _train(settings, folder, devices, *, resume, verbose):
 
 
 def _finish(settings, data, checkpoint, export_to):
-    """What follows the training, on one device: whitening, figures, export."""
+    """After the training, on one device: whitening, evaluation, export."""
     folder = checkpoint.folder
     try:
         model = encoder_of(load_model(folder / "last.keras"))
@@ -223,7 +223,7 @@ def _finish(settings, data, checkpoint, export_to):
 
 
 def _check_folder(folder, settings, resume):
-    """A new run needs a folder without a run, a resumed one that very run.
+    """Check that a new run has a new folder, and a resumed run the same settings.
 
     Returns the settings, with the number of chunks that the run began with.
     """
@@ -257,7 +257,7 @@ def _check_folder(folder, settings, resume):
 
 
 def _checkpoint(settings, folder, model, data, sampler, begun, devices):
-    """The checkpoint with its evaluation, at the epoch that the model has reached."""
+    """Make the checkpoint with its evaluation, at the epoch of the model."""
     evaluation = RetrievalEvaluation(
         data.test.images,
         data.test.labels,
@@ -272,8 +272,8 @@ def _checkpoint(settings, folder, model, data, sampler, begun, devices):
     are_counted = settings.precision != "mixed_float16"
     if are_counted and step != len(checkpoint.rows) * len(sampler):
         logger.warning(
-            "The training images are not those that the run began with: an epoch has "
-            "%d steps now. The run goes on with them.",
+            "The training images are not those that the run began with: an epoch now "
+            "has %d steps. The run is resumed with them.",
             len(sampler),
         )
     return checkpoint
