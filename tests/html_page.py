@@ -53,7 +53,9 @@ class _Reader(html.parser.HTMLParser):
         self.place = self.place.parent
 
     def handle_data(self, data):
-        self.place.children.append(data)
+        # Line breaks between elements are the templates', never part of a name.
+        if data.strip() or "\n" not in data:
+            self.place.children.append(data)
 
     def handle_comment(self, data):
         self.comments.append(data)

@@ -158,7 +158,7 @@ def test_modules_keep_to_the_plan():
         ("samplers", "from keras_aploss import ImageFiles"),
         ("datasets.landmarks.view", "from keras_aploss.datasets import ImageSet"),
         ("runs.run", "from keras_aploss import cli"),
-        ("runs.run", "from keras_aploss.report.panels import rank_queries"),
+        ("runs.run", "from keras_aploss.report.example_rankings import rank_queries"),
         ("runs.run", "from keras_aploss.report import nothing_of_the_kind"),
         ("runs.run", "from keras_aploss.runs import RunSettings"),
         ("images.files", "from .decoding import decode_image"),

@@ -72,12 +72,3 @@ def test_lines_are_anti_aliased():
     canvas = Canvas(40, 40)
     canvas.line([(3, 5), (36, 29)], GREEN, 2)
     assert len(colors(canvas.finish())) > 4
-
-
-def test_vertical_text_is_higher_than_wide():
-    canvas = Canvas(100, 100)
-    canvas.vertical_text((50, 50), "similarity", 13)
-    rows, columns = np.nonzero(np.asarray(canvas.finish().convert("L")) < 128)
-    assert np.ptp(rows) > 3 * np.ptp(columns)
-    assert abs(rows.mean() - 50) < 4
-    assert abs(columns.mean() - 50) < 4

@@ -72,14 +72,15 @@ def test_a_run_interrupted_in_an_epoch_goes_on_as_if_unbroken(
 
 def test_resuming_a_finished_run_changes_nothing(finished_run, tiny_settings, tmp_path):
     folder = shutil.copytree(finished_run.folder, tmp_path / "run")
-    (folder / "curves.png").unlink()
+    (folder / "evaluation" / "index.html").unlink()
     before = (folder / "last.keras").read_bytes()
     report = train_run(tiny_settings, folder, resume=True, export_to=None, verbose=0)
     assert report.metrics == finished_run.metrics
     assert report.saved_model is None
     assert history(folder) == history(finished_run.folder)
     assert (folder / "last.keras").read_bytes() == before
-    assert (folder / "curves.png").exists()
+    page = (folder / "evaluation" / "index.html").read_text()
+    assert "Training of 3 epochs" in page
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from PIL import Image
 from keras_aploss import ImageSet, evaluate_embeddings, write_evaluation
 from keras_aploss.evaluation import Snapshot
 from keras_aploss.report import evaluation_report as reports
-from keras_aploss.report.evaluation_report import pixel_embeddings, write_curves
+from keras_aploss.report.evaluation_report import pixel_embeddings
 
 
 @pytest.fixture
@@ -126,14 +126,3 @@ def test_pixels_as_embeddings_have_unit_length_and_no_zero_length():
     wanted = images[1, ::2, ::2].astype("float64").ravel()
     wanted /= np.linalg.norm(wanted)
     np.testing.assert_allclose(embeddings[1], wanted, rtol=1e-5)
-
-
-def test_curves_are_drawn_of_what_the_history_holds(tmp_path):
-    rows = [
-        {"epoch": 1, "loss": 0.9, "seconds": 1.0},
-        {"epoch": 2, "loss": 0.5, "val_map": 0.4, "seconds": 1.0},
-    ]
-    path = write_curves(tmp_path, rows)
-    assert path == tmp_path / "curves.png"
-    with Image.open(path) as picture:
-        assert np.asarray(picture.convert("L")).std() > 5

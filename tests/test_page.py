@@ -20,7 +20,9 @@ from keras_aploss import (
 )
 from keras_aploss.evaluation import Snapshot
 from keras_aploss.images import SkippedImage
-from keras_aploss.report.page import metric_name
+from keras_aploss.report import rank_queries
+from keras_aploss.report.example_rankings import ExampleRankings
+from keras_aploss.report.page import ClassRow, metric_name, write_page
 
 ATTACK = "window.attacked=1"
 NAMES = [
@@ -28,6 +30,11 @@ NAMES = [
     f"\"'><img src=x onerror={ATTACK}>",
     f"</bdi></td></style><svg onload={ATTACK}>",
     "Brücke_über_die_Straße & 城/\u202egpj.exe &amp;",
+]
+HISTORY = [
+    {"epoch": 1, "loss": 0.9, "seconds": 1.0},
+    {"epoch": 2, "loss": 0.5, "val_map": 0.25, "val_recall_at_1": 0.75},
+    {"epoch": 3, "loss": 1 / 3, "val_map": float("nan"), "val_recall_at_1": 1.0},
 ]
 
 
@@ -65,7 +72,7 @@ def report(tmp_path_factory):
     folder = root / "report"
     write_evaluation(
         folder, images, snapshot, num_rows=3,
-        results={"raw pixels": others, "model": snapshot.result},
+        results={"raw pixels": others, "model": snapshot.result}, history=HISTORY,
         facts={"Model": NAMES[1], "Data": str(root), "Command": "train 'a b'"},
         training=RunSettings(epochs=7, name=NAMES[0]),
     )  # fmt: skip
@@ -90,8 +97,9 @@ def test_the_page_is_whole_and_has_an_outline(page):
     assert (np.diff(levels) <= 1).all()
     titles = [node.text for node in page.all("h2")]
     assert titles == [
-        "Metrics", "Precision and recall", "Classes", "Queries of many classes",
-        "The worst queries", "The best queries", "Settings", "Left out",
+        "Metrics", "Precision and recall", "Training", "Classes",
+        "Queries of many classes", "The worst queries", "The best queries",
+        "Settings", "Left out",
     ]  # fmt: skip
     ids = [node.attributes["id"] for node in page.all() if "id" in node.attributes]
     assert len(ids) == len(set(ids)) == len(titles)
@@ -205,6 +213,24 @@ def test_numbers_are_those_of_the_file(page, report):
         np.testing.assert_array_equal(found, expected)
 
 
+def test_the_training_is_drawn_of_what_its_history_holds(page):
+    section = page.first("section", id="training")
+    assert table_rows(section.first("table")) == [
+        ["epoch", "loss", "mAP", "recall@1"],
+        ["1", "0.900", "–", "–"],
+        ["2", "0.500", "0.250", "0.750"],
+        ["3", "0.333", "–", "1.000"],
+    ]
+    last = section.first("ul").all("data")
+    assert [float(node.attributes["value"]) for node in last] == [1 / 3, 0.25, 1.0]
+    curves = {curve.first("title").text: curve for curve in section.all("g")}
+    assert {name: len(list(curve.all("circle"))) for name, curve in curves.items()} == {
+        "loss": 3, "mAP": 1, "recall@1": 2,
+    }  # fmt: skip
+    label = section.first("svg", role="img").attributes["aria-label"]
+    assert "Training of 3 epochs. At its end: loss 0.333, mAP 0.250" in label
+
+
 def test_settings_say_what_was_run(page):
     facts, training = (
         dict(table_rows(table))
@@ -238,6 +264,9 @@ def report_of(folder, labels, **options):
 @pytest.mark.parametrize("num_classes", [2, 40])
 def test_a_bar_for_each_of_few_classes(tmp_path, num_classes):
     page, figures = report_of(tmp_path, np.repeat(np.arange(num_classes), 3))
+    titles = [node.text for node in page.all("h2")]
+    assert "Training" not in titles
+    assert "Left out" not in titles
     section = page.first("section", id="classes")
     assert [node.text for node in section.all("h3")] == ["All classes, the worst first"]
     rows = list(section.first("tbody").all("tr"))
@@ -248,7 +277,7 @@ def test_a_bar_for_each_of_few_classes(tmp_path, num_classes):
     assert not list(section.all("details"))
 
 
-@pytest.mark.parametrize("num_classes", [41, 3000])
+@pytest.mark.parametrize("num_classes", [41, 1200])
 def test_of_many_classes_both_ends_and_their_distribution(tmp_path, num_classes):
     page, figures = report_of(tmp_path, np.repeat(np.arange(num_classes), 2))
     section = page.first("section", id="classes")
@@ -262,14 +291,8 @@ def test_of_many_classes_both_ends_and_their_distribution(tmp_path, num_classes)
     assert [row[0] for row in best] == names[:20]
     assert [row[0] for row in everything] == names[::-1]
     chart = section.first("svg", role="img")
-    counts = [
-        int(
-            re.search(r": ([\d,]+) classes", rect.first("title").text)[1].replace(
-                ",", ""
-            )
-        )
-        for rect in chart.all("rect")
-    ]
+    said = [rect.first("title").text for rect in chart.all("rect")]
+    counts = [int(re.search(r": (\d+) classes", text)[1]) for text in said]
     values = [row["map"] for row in figures["classes"]]
     wanted = np.histogram(values, 20, (0, 1))[0]
     assert counts == wanted[wanted > 0].tolist()
@@ -288,6 +311,101 @@ def test_queries_that_rank_a_database(tmp_path):
 def test_every_image_ranks_the_others(page):
     text = "12 queries of 4 classes. Each ranks the 11 other images."
     assert page.first("header").first("p").text == text
+
+
+@pytest.fixture(scope="module")
+def owls():
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 0, 1, 1, 2, 2, -1, 0])
+    pixels = rng.integers(0, 256, (8, 12, 12, 3), "uint8")
+    embeddings = rng.normal(size=(8, 4))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return ImageSet(pixels, labels, ["crow", "jay", "<i>owl"]), embeddings
+
+
+def rankings_of(images, embeddings, queries):
+    return rank_queries(
+        images.images, images.labels, embeddings, queries,
+        average_precision=np.linspace(0, 1, 8), class_names=images.class_names,
+    )  # fmt: skip
+
+
+def shown(folder, image_set, queries, rows):
+    """The section of some queries, on a page of its own."""
+    results = {"model": evaluate_embeddings(np.eye(8), image_set.labels)}
+    write_page(
+        folder / "page.html", image_set, results, [ClassRow("crow", 1.0, 1)],
+        [ExampleRankings("Queries", queries, rows)],
+        queries=None, history=(), facts={}, training={},
+    )  # fmt: skip
+    page = parse((folder / "page.html").read_text(encoding="utf-8"))
+    return page.first("section", id="queries")
+
+
+def test_results_are_in_order_and_say_what_they_are(owls, tmp_path):
+    image_set, embeddings = owls
+    queries = [4, 1]
+    rows = {"": rankings_of(image_set, embeddings, queries)}
+    page = shown(tmp_path, image_set, queries, rows)
+    names = [*image_set.class_names, "distractor"]
+    for query, article in zip(queries, page.all("article"), strict=True):
+        name = names[image_set.labels[query]]
+        caption = article.first("figure", class_="query")
+        assert caption.first("img").attributes["alt"] == f"Query: {name}"
+        assert caption.text == name
+        precision = article.first("p").first("data").attributes["value"]
+        assert float(precision) == pytest.approx(query / 7)
+        similarity = embeddings @ embeddings[query]
+        order = [i for i in np.argsort(-similarity) if i != query]
+        assert len(order) == 7
+        for rank, (index, item) in enumerate(
+            zip(order, article.all("li"), strict=True), 1
+        ):
+            label = image_set.labels[index]
+            is_right = label == image_set.labels[query]
+            assert item.attributes["class"] == ("right" if is_right else "wrong")
+            assert item.first("span", class_="mark").text == ("✓" if is_right else "✗")
+            verdict = "relevant" if is_right else "not relevant"
+            alt = item.first("img").attributes["alt"]
+            assert alt == f"Result {rank}, {verdict}: {names[label]}"
+            found = item.first("data")
+            assert float(found.attributes["value"]) == pytest.approx(similarity[index])
+            assert found.text == f"{similarity[index]:.2f}"
+            said = [node.text for node in item.all("bdi")]
+            assert said == ([] if is_right else [names[label]])
+
+
+def test_before_is_above_after(owls, tmp_path):
+    image_set, embeddings = owls
+    rows = {
+        name: rankings_of(image_set, turn * embeddings, [0, 2])
+        for name, turn in (("before", np.eye(4)[0]), ("after", 1.0))
+    }
+    page = shown(tmp_path, image_set, [0, 2], rows)
+    for article in page.all("article"):
+        texts = [p.text for p in article.all("p")]
+        assert [text.split(":")[0] for text in texts] == ["before", "after"]
+        assert len(list(article.all("ol"))) == 2
+        assert len(list(article.all("figure", class_="query"))) == 1
+
+
+def test_files_are_named_with_their_query(owls, tmp_path):
+    image_set, embeddings = owls
+
+    class Files(list):
+        """What `ImageFiles` is, without the files."""
+
+    files = image_set._replace(images=Files(image_set.images))
+    files.images.paths = [f"/data/<b>/{number}.jpg" for number in range(8)]
+    rows = {"": rankings_of(files, embeddings, [3])}
+    page = shown(tmp_path, files, [3], rows)
+    assert page.first("bdi", class_="file soft").text == "3.jpg"
+    titles = [image.attributes["title"] for image in page.all("img")]
+    assert titles[0] == "/data/<b>/3.jpg"
+    order = [i for i in np.argsort(-(embeddings @ embeddings[3])) if i != 3]
+    assert [title.split(": ")[1] for title in titles[1:]] == [
+        f"/data/<b>/{index}.jpg" for index in order
+    ]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from keras_aploss.report import (
     draw_rankings,
     draw_sprite,
     fit_image,
+    rankings,
 )
 from keras_aploss.report.canvas import GREEN, RED
 
@@ -153,7 +154,9 @@ def test_sprite_is_a_square_of_thumbnails(count):
     assert sheet.getpixel((column * 16 + 8, row * 16 + 8)) == (count - 1,) * 3
 
 
-def test_sprite_never_exceeds_the_largest_texture():
-    sheet, size = draw_sprite(np.zeros((300, 4, 4, 3), "uint8"), size=1000)
-    assert size == 8192 // 18
-    assert sheet.size == (18 * size, 18 * size)
+def test_sprite_never_exceeds_the_largest_texture(monkeypatch):
+    assert rankings.LARGEST_SPRITE == 8192
+    monkeypatch.setattr(rankings, "LARGEST_SPRITE", 500)
+    sheet, size = draw_sprite(np.zeros((30, 4, 4, 3), "uint8"), size=1000)
+    assert size == 500 // 6
+    assert sheet.size == (6 * size, 6 * size)

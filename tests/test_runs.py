@@ -73,7 +73,7 @@ def test_a_run_folder_holds_what_is_documented(finished_run, tiny_settings):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "settings.json", "history.csv", "skipped.csv", "last.keras", "best.keras",
-        "model.keras", "before.npy", "tensorboard", "evaluation", "curves.png",
+        "model.keras", "before.npy", "tensorboard", "evaluation",
     }  # fmt: skip
     # The number of chunks that the memory allows is kept: one.
     settings = dataclasses.replace(tiny_settings, num_chunks=1)
@@ -81,7 +81,7 @@ def test_a_run_folder_holds_what_is_documented(finished_run, tiny_settings):
     assert [row["epoch"] for row in history(folder)] == ["1", "2", "3"]
     assert (folder / "skipped.csv").read_text().split() == ["path,reason"]
     pictures = ["rankings.png", "worst_queries.png", "best_queries.png"]
-    for path in [folder / "curves.png", *(folder / "evaluation" / p for p in pictures)]:
+    for path in (folder / "evaluation" / name for name in pictures):
         with Image.open(path) as picture:
             picture.load()
             assert min(picture.size) > 100

@@ -1,10 +1,12 @@
 """Colours of the page: contrasts by the formula of WCAG 2."""
 
+import importlib.resources
 import re
 
 import pytest
 
-from keras_aploss.report.style import STYLE
+TEMPLATES = importlib.resources.files("keras_aploss.report") / "templates"
+STYLE = (TEMPLATES / "style.css").read_text(encoding="utf-8")
 
 
 def palettes():

@@ -1,4 +1,4 @@
-"""Callbacks that show, during `fit`, what the training is for.
+"""Callbacks for `fit`: exact retrieval metrics, TensorBoard, speed and memory.
 
 The loss is the AP of batches, smoothed. `RetrievalEvaluation` measures the exact mAP
 of held-out images after each epoch and hands it to the other callbacks;

@@ -41,14 +41,14 @@ class RetrievalEvaluation(keras.callbacks.Callback):
 
     Args:
         images: N images of classes not seen in training, an array or any sequence
-            such as `data.ImageFiles`, in the form that the model accepts.
+            such as `ImageFiles`, in the form that the model accepts.
         labels: Integer labels, (N,); a negative one marks a distractor.
-        queries: Numbers of the images that query, each once, if the others are the
+        queries: Indices of the images that query, each once, if the others are the
             database.
         batch_size: Images embedded at once.
         every: Evaluate after every so many epochs, and after the last.
         evaluate_before: Also evaluate the model as it is before the first epoch.
-        prefix: Begin of the names of the logs.
+        prefix: Start of the names of the logs.
         workers: Threads that read the images.
 
     Attributes:
@@ -111,7 +111,7 @@ class RetrievalEvaluation(keras.callbacks.Callback):
 
     @property
     def database(self) -> np.ndarray | None:
-        """Numbers of the images that are ranked; None: all of them."""
+        """Indices of the images that are ranked; None: all of them."""
         if self.queries is None:
             return None
         return np.setdiff1d(np.arange(len(self.labels)), self.queries)

@@ -1,4 +1,4 @@
-"""What stands behind the numbers of a training run, in TensorBoard.
+"""Rankings, similarities and embeddings of a training run, in TensorBoard.
 
 Dimension key: N images, D units, M bins, K results.
 """
@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 from tensorboard.plugins import projector
 
 from keras_aploss.callbacks.retrieval_evaluation import RetrievalEvaluation
@@ -18,7 +17,6 @@ from keras_aploss.evaluation import Snapshot
 from keras_aploss.report import (
     choose_queries,
     class_name,
-    draw_histogram,
     draw_rankings,
     draw_sprite,
     fit_image,
@@ -31,7 +29,7 @@ from keras_aploss.report import (
 MAX_POINTS = 5000
 
 # Eight results are then as wide as TensorBoard's page in a window of 1400 pixels.
-PANEL_IMAGE_SIZE = 88
+IMAGE_SIZE = 88
 
 # The histogram plugin takes ready bins, (M, 3): left edge, right edge, count. The
 # public `tf.summary.histogram` would bin again, by edges of its own.
@@ -46,9 +44,9 @@ class RetrievalTensorBoard(keras.callbacks.Callback):
     Whenever `evaluation` has evaluated, writes to the run `retrieval`:
 
     - Images: `rankings`, some queries with their top results, framed green where
-      relevant and red where not; `similarities`, the histogram below as a picture.
+      relevant and red where not.
     - Histograms: `similarity/positive` and `similarity/negative`, over the bins of the
-      loss.
+      loss: the further apart the two are, the better the AP.
     - Scalars: `learning_rate`; `gem_p/<layer>`, the exponent of each pooling layer
       that learns one.
     - Projector: the embeddings with thumbnails, class and AP of each image; and those
@@ -66,9 +64,9 @@ class RetrievalTensorBoard(keras.callbacks.Callback):
             `keras.callbacks.TensorBoard`.
         evaluation: The `RetrievalEvaluation` of the same list of callbacks, before
             this one. Its embeddings are used again.
-        loss: The loss whose bins are drawn, by its attributes `num_bins` and
+        loss: The loss whose bins are used, by its attributes `num_bins` and
             `similarity_range`. By default the loss that the model is compiled with;
-            one without these attributes is drawn in 20 bins on [-1, 1].
+            one without these attributes gets 20 bins on [-1, 1].
         num_queries: Number of queries in `rankings`.
         num_results: Number of results K of each.
         class_names: Label -> name; the labels themselves by default.
@@ -159,9 +157,6 @@ class RetrievalTensorBoard(keras.callbacks.Callback):
         for name, counts in (("positive", positives), ("negative", negatives)):
             bins = np.stack([centers - half, centers + half, counts], axis=1)[::-1]
             tf.summary.write(f"similarity/{name}", bins, metadata=_HISTOGRAM)
-        title = f"Similarities {_when(snapshot)}"
-        chart = draw_histogram(centers, positives, negatives, title=title)
-        _write_image("similarities", chart)
 
     def _write_rankings(self, snapshot: Snapshot) -> None:
         rankings = rank_queries(
@@ -175,8 +170,8 @@ class RetrievalTensorBoard(keras.callbacks.Callback):
             class_names=self.class_names,
         )
         title = f"mAP {snapshot.result.metrics['map']:.3f} {_when(snapshot)}"
-        panel = draw_rankings(rankings, title=title, size=PANEL_IMAGE_SIZE)
-        _write_image("rankings", panel)
+        picture = draw_rankings(rankings, title=title, size=IMAGE_SIZE)
+        tf.summary.image("rankings", np.asarray(picture)[None])
 
     def _write_projector(self, snapshot: Snapshot) -> None:
         points = spread(np.arange(len(self.evaluation.labels)), MAX_POINTS)
@@ -206,10 +201,6 @@ class RetrievalTensorBoard(keras.callbacks.Callback):
                 info.sprite.image_path = "sprite.png"
                 info.sprite.single_image_dim.extend([self._thumbnail_size] * 2)
         projector.visualize_embeddings(str(self.run_dir), config)
-
-
-def _write_image(tag: str, picture: Image.Image) -> None:
-    tf.summary.image(tag, np.asarray(picture)[None])
 
 
 def _when(snapshot: Snapshot) -> str:

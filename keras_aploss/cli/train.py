@@ -145,8 +145,7 @@ def _print_interrupted(report, settings, export_to):
 def _print_next_steps(report, seconds):
     folder = report.folder
     files = {
-        folder / "evaluation" / "index.html": "figures and queries, before and after",
-        folder / "curves.png": "loss and metrics of each epoch",
+        folder / "evaluation" / "index.html": "training curves, figures, queries",
         folder / "model.keras": "the trained model",
     }
     if report.saved_model:

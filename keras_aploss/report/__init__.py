@@ -1,4 +1,8 @@
-"""Pictures of rankings and charts of runs, drawn with Pillow alone."""
+"""Pictures of rankings, and the page of an evaluation.
+
+`write_evaluation` writes the page: HTML and SVG from the Jinja templates of
+`templates/`. `draw_rankings`, `draw_grid` and `draw_sprite` draw pictures with Pillow.
+"""
 
 import lazy_loader
 

@@ -1,14 +1,11 @@
-from .charts import draw_curves as draw_curves, draw_histogram as draw_histogram
 from .evaluation_report import (
     pixel_embeddings as pixel_embeddings,
-    write_curves as write_curves,
     write_evaluation as write_evaluation,
 )
-from .panels import (
+from .example_rankings import (
     choose_queries as choose_queries,
     class_name as class_name,
     rank_queries as rank_queries,
-    similarity_histogram as similarity_histogram,
     spread as spread,
 )
 from .rankings import (
@@ -18,3 +15,4 @@ from .rankings import (
     draw_sprite as draw_sprite,
     fit_image as fit_image,
 )
+from .similarities import similarity_histogram as similarity_histogram

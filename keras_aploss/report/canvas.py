@@ -1,4 +1,4 @@
-"""An anti-aliased canvas and the colours that all pictures of the package share.
+"""An anti-aliased canvas and the colours of the pictures of rankings.
 
 Pillow draws shapes without anti-aliasing, and hints small text so hard that its
 letters lose their rhythm. `Canvas` therefore draws everything three times larger and
@@ -17,8 +17,6 @@ from PIL import Image, ImageDraw, ImageFont
 # which reads as orange, is a shade redder here: it has to say "wrong".
 GREEN = "#009E73"
 RED = "#D1401B"
-BLUE = "#0072B2"
-PALETTE = (BLUE, RED, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#1F2933"
 SOFT = "#66727F"
 FAINT = "#E3E7EB"
@@ -102,19 +100,6 @@ class Canvas:
             anchor=anchor,
         )
 
-    def vertical_text(
-        self, center: tuple[float, float], text: object, size: float, color: str = INK
-    ) -> None:
-        """Write a line of text that reads upwards, centred."""
-        font = ImageFont.load_default(size=size * SUPERSAMPLING)
-        left, top, right, bottom = font.getbbox(printable(text))
-        stencil = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)))
-        ImageDraw.Draw(stencil).text((-left, -top), printable(text), 255, font)
-        stencil = stencil.transpose(Image.Transpose.ROTATE_90)
-        x, y = _enlarge(center)
-        corner = (round(x - stencil.width / 2), round(y - stencil.height / 2))
-        self._large.paste(color, corner, stencil)
-
     def line(
         self, points: Sequence[tuple[float, float]], color: str, width: float = 1
     ) -> None:
@@ -132,15 +117,9 @@ class Canvas:
         box = (x - radius, y - radius, x + radius, y + radius)
         self._draw.ellipse(_enlarge(box), color)
 
-    def rectangle(
-        self, box: tuple[float, float, float, float], color: str, opacity: float = 1.0
-    ) -> None:
+    def rectangle(self, box: tuple[float, float, float, float], color: str) -> None:
         """Fill the rectangle (left, top, right, bottom)."""
-        x0, y0, x1, y1 = (round(value) for value in _enlarge(box))
-        if x1 <= x0 or y1 <= y0:
-            return
-        stencil = Image.new("L", (x1 - x0, y1 - y0), round(255 * opacity))
-        self._large.paste(color, (x0, y0), stencil)
+        self._large.paste(color, tuple(round(value) for value in _enlarge(box)))
 
     def frame(
         self,

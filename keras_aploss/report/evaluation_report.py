@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation: a page, figures, pictures.
+"""The report of an evaluation for people: a page, figures, pictures.
 
 Dimension key: ``N`` images, ``D`` units.
 """
@@ -20,10 +20,13 @@ import numpy as np
 from keras_aploss import __version__
 from keras_aploss.datasets import ImageSet
 from keras_aploss.evaluation import RetrievalResult, Snapshot, map_per_class
-from keras_aploss.report.charts import draw_curves
-from keras_aploss.report.galleries import Gallery
+from keras_aploss.report.example_rankings import (
+    ExampleRankings,
+    choose_queries,
+    class_name,
+    rank_queries,
+)
 from keras_aploss.report.page import ClassRow, write_page
-from keras_aploss.report.panels import choose_queries, class_name, rank_queries
 from keras_aploss.report.rankings import draw_rankings
 
 
@@ -62,6 +65,7 @@ def write_evaluation(
     before: Snapshot | None = None,
     results: Mapping[str, RetrievalResult] | None = None,
     queries: Sequence[int] | None = None,
+    history: Sequence[Mapping[str, float]] = (),
     facts: Mapping[str, object] | None = None,
     training: Any = None,
     num_rows: int = 6,
@@ -76,6 +80,8 @@ def write_evaluation(
         results: results by name to compare, that of `snapshot` last; by default it
             alone, as `"model"`.
         queries: the images that query, if the others are the database.
+        history: the logs of the epochs of the training, if they are known: of `loss`,
+            `val_map` and `val_recall_at_1` the page draws those that are there.
         facts: what the page says of the evaluation: the model, the data, the command.
         training: the settings of the training, a dataclass, if they are known.
         num_rows: queries in each picture.
@@ -116,10 +122,10 @@ def write_evaluation(
         "worst_queries": ("The worst queries", worst[:num_rows]),
         "best_queries": ("The best queries", best[:num_rows]),
     }
-    written, galleries = [folder / "index.html", figures], []
+    written, examples = [folder / "index.html", figures], []
     for name, (title, numbers) in chosen.items():
-        gallery = _gallery(title, numbers, image_set, snapshot, before, queries)
-        *earlier, rankings = gallery.rows.values()
+        some = _example_rankings(title, numbers, image_set, snapshot, before, queries)
+        *earlier, rankings = some.rows.values()
         picture = draw_rankings(
             rankings,
             before=earlier[0] if earlier else None,
@@ -127,10 +133,10 @@ def write_evaluation(
         )
         picture.save(folder / f"{name}.png")
         written.append(folder / f"{name}.png")
-        galleries.append(gallery)
+        examples.append(some)
     write_page(
-        written[0], image_set, results, classes, galleries,
-        queries=queries,
+        written[0], image_set, results, classes, examples,
+        queries=queries, history=history,
         facts={**(facts or {}), "Versions": _versions(), "Written": _now()},
         training={} if training is None else dataclasses.asdict(training),
     )  # fmt: skip
@@ -160,7 +166,7 @@ def _first_queries(values, labels):
     return queries[np.lexsort((turns, values[queries]))]
 
 
-def _gallery(title, chosen, image_set, snapshot, before, queries):
+def _example_rankings(title, chosen, image_set, snapshot, before, queries):
     """The rankings of some queries, before the training and after it."""
     database = None
     if queries is not None:
@@ -176,7 +182,7 @@ def _gallery(title, chosen, image_set, snapshot, before, queries):
         )
         for name, shot in snapshots.items()
     }  # fmt: skip
-    return Gallery(title, chosen.tolist(), rows)
+    return ExampleRankings(title, chosen.tolist(), rows)
 
 
 def _as_json(results, precision, classes):
@@ -208,17 +214,6 @@ def _versions():
 
 def _now():
     return datetime.datetime.now().astimezone()
-
-
-def write_curves(folder: str | os.PathLike, history: Sequence[Mapping]) -> pathlib.Path:
-    """Draw the loss and the metrics of each epoch into `curves.png`."""
-    names = [n for n in ("loss", "val_map", "val_recall_at_1") if n in history[0]]
-    curves = {n: [row.get(n, np.nan) for row in history] for n in names}
-    path = pathlib.Path(folder) / "curves.png"
-    draw_curves(curves, title="Training: AP loss, and metrics on unseen classes").save(
-        path
-    )
-    return path
 
 
 def _without_nan(value):

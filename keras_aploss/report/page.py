@@ -1,51 +1,32 @@
-"""The page of an evaluation: figures, curve, classes, rankings and settings.
+"""The page of an evaluation: what its templates show, section by section.
 
 One file that opens from the disk: no script, nothing from the net, pictures inside. Its
 policy says so to the browser as well. Numbers are rounded for reading; the attribute
 `value` of each holds all digits, those of `evaluation.json`.
 
-Dimension key: N images, C classes.
+A section is a title, a template of `templates/` and the data that it shows.
+
+Dimension key: N images, C classes, L levels of recall, E epochs.
 """
 
-import datetime
+import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
-from xml.etree import ElementTree
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
 
 from keras_aploss.datasets import ImageSet
 from keras_aploss.evaluation import RetrievalResult
-from keras_aploss.report.galleries import Gallery, show_gallery
-from keras_aploss.report.markup import (
-    breakable,
-    details,
-    element,
-    number,
-    table,
-    to_html,
-)
-from keras_aploss.report.style import STYLE
-from keras_aploss.report.svg import bar, histogram_chart, line_chart, line_sample
+from keras_aploss.report import filters
+from keras_aploss.report.charts import epoch_chart, histogram_chart, line_chart
+from keras_aploss.report.example_rankings import ExampleRankings, class_name
+from keras_aploss.report.rankings import Ranking
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # With more classes than twice as many, the page shows so many at either end.
 NUM_CLASSES = 20
 MOST_ROWS = 20_000  # of a table: more make browsers slow
-MEANINGS = {
-    "mAP": "The mean of the average precision (AP) of all queries. AP is the mean, "
-    "over the relevant images of a query, of the precision of the list down to each: "
-    "1 if all of them come first.",
-    "recall@k": "The share of queries with a relevant image among the first k results.",
-    "precision@k": "The share of relevant images among the first k results.",
-    "mP@k": "The same, over the ranks down to the last relevant image, if it comes "
-    "before rank k.",
-    "mAP@k": "The mean AP of the first k results.",
-    "MAP@R": "The mean AP of the first R results of each query that has R relevant "
-    "images: wrong images among them count, and nothing behind them does.",
-}
-Element = ElementTree.Element
 
 
 class ClassRow(NamedTuple):
@@ -56,8 +37,21 @@ class ClassRow(NamedTuple):
     num_queries: int
 
 
+class Section(NamedTuple):
+    """A part of the page: a template and what it shows."""
+
+    title: str
+    template: str
+    data: Any
+
+    @property
+    def id(self) -> str:
+        """The name that a link leads to."""
+        return self.title.lower().replace(" ", "-")
+
+
 def metric_name(key: str) -> str:
-    """How a metric is written.
+    """Write the name of a metric as papers do.
 
     >>> [metric_name(key) for key in ("map", "map_at_r", "map_at_5", "recall_at_1")]
     ['mAP', 'MAP@R', 'mAP@5', 'recall@1']
@@ -69,14 +63,33 @@ def metric_name(key: str) -> str:
     return f"{name}@{k}" if k else name
 
 
+def environment() -> jinja2.Environment:
+    """The templates, in which every text is made visible and escaped."""
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("keras_aploss.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=filters.visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {
+        "breakable": filters.breakable,
+        "fact": filters.fact,
+        "number": filters.number,
+    }
+    return found
+
+
 def write_page(
     path: pathlib.Path,
     image_set: ImageSet,
     results: Mapping[str, RetrievalResult],
     classes: Sequence[ClassRow],
-    galleries: Iterable[Gallery],
+    examples: Iterable[ExampleRankings],
     *,
     queries: Sequence[int] | None,
+    history: Sequence[Mapping[str, float]],
     facts: Mapping[str, object],
     training: Mapping[str, object],
 ) -> None:
@@ -87,192 +100,184 @@ def write_page(
         image_set: the N images that were evaluated.
         results: exact results by name, that of the model last.
         classes: the classes that have a query, by descending mAP.
-        galleries: the queries to show.
+        examples: the queries to show.
         queries: numbers of the images that query, if the others are the database.
+        history: the logs of the E epochs of the training, if they are known.
         facts: what was evaluated, and how.
         training: the settings of the training, if they are known.
     """
-    style = element("style")
-    style.text = STYLE
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", "Search report"),
-        style,
-    )
-    sections = {
-        "Metrics": _metrics(results),
-        "Precision and recall": _curve(results),
-        "Classes": _classes(classes),
-        **{gallery.title: show_gallery(gallery, image_set) for gallery in galleries},
-        "Settings": _settings(facts, training),
-    }
+    sections = [
+        Section("Metrics", "metrics.html", _metrics(results)),
+        Section("Precision and recall", "curves.html", _precision_recall(results)),
+    ]
+    if history:
+        sections.append(Section("Training", "curves.html", _training(history)))
+    sections.append(Section("Classes", "classes.html", _classes(classes)))
+    for some in examples:
+        rankings = list(_examples(some, image_set))
+        sections.append(Section(some.title, "rankings.html", rankings))
+    settings = {"facts": facts, "training": training}
+    sections.append(Section("Settings", "settings.html", settings))
     if image_set.skipped:
-        sections["Left out"] = _left_out(image_set.skipped)
-    ids = {title: title.lower().replace(" ", "-") for title in sections}
-    links = (element("a", title, href=f"#{ids[title]}") for title in sections)
-    header = element(
-        "header",
-        element("h1", "Search report"),
-        element("p", _summary(image_set, results, len(classes), queries)),
-        element("nav", *links, aria_label="Sections"),
+        left_out = {
+            "count": len(image_set.skipped),
+            "rows": image_set.skipped[:MOST_ROWS],
+        }
+        sections.append(Section("Left out", "left_out.html", left_out))
+    page = environment().get_template("page.html")
+    html = page.render(
+        sections=sections,
+        num_queries=list(results.values())[-1].num_queries,
+        num_classes=len(classes),
+        database=_database(len(image_set.labels), queries),
     )
-    parts = (
-        element("section", element("h2", title), *content, id=ids[title])
-        for title, content in sections.items()
-    )
-    body = element("body", element("main", header, *parts))
-    page = "<!DOCTYPE html>\n" + to_html(element("html", head, body, lang="en")) + "\n"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(html + "\n", encoding="utf-8")
 
 
-def _summary(image_set, results, num_classes, queries):
-    num_queries = list(results.values())[-1].num_queries
-    num_images = len(image_set.labels)
+def _database(num_images: int, queries: Sequence[int] | None) -> str:
     if queries is None:
-        others = f"the {num_images - 1:,} other images"
-    else:
-        others = f"the {num_images - len(queries):,} images of the database"
-    return f"{num_queries:,} queries of {num_classes:,} classes. Each ranks {others}."
+        return f"the {num_images - 1:,} other images"
+    return f"the {num_images - len(queries):,} images of the database"
 
 
-def _metrics(results):
+def _metrics(results: Mapping[str, RetrievalResult]) -> dict[str, Any]:
     keys = list(list(results.values())[-1].metrics)
-    shown = [key for key in keys if key == "map" or key.startswith("recall_at_")]
-    shown += [key for key in keys if key == "map_at_r"]
+    headline = [key for key in keys if key == "map" or key.startswith("recall_at_")]
+    headline += [key for key in keys if key == "map_at_r"]
 
     def rows(keys):
-        for key in keys:
-            values = (number(result.metrics[key]) for result in results.values())
-            yield metric_name(key), *values
+        return [
+            (metric_name(key), [result.metrics[key] for result in results.values()])
+            for key in keys
+        ]
 
-    # A column for each result, since a phone has no room for one for each metric.
-    headline = table(["metric", *results], rows(shown), "Metrics", "metrics")
-    for row in headline.iterfind(".//tbody/tr"):
-        row[-1].set("class", "number headline")
-    terms = []
-    for term, meaning in MEANINGS.items():
-        terms += [element("dt", term), element("dd", meaning)]
-    yield headline
-    yield details("All metrics", table(["metric", *results], rows(keys), "All metrics"))
-    yield details("What they mean", element("dl", *terms))
+    return {"names": list(results), "headline": rows(headline), "rows": rows(keys)}
 
 
-def _curve(results):
+def _precision_recall(results: Mapping[str, RetrievalResult]) -> dict[str, Any]:
     # The curve that matters is the last one; a chart begins with it.
     curves = {name: results[name].precision_at_recall for name in reversed(results)}
-    levels = np.linspace(0, 1, len(next(iter(curves.values()))))
-    means = ", ".join(
-        f"{name}: mAP {results[name].metrics['map']:.3f}" for name in curves
-    )
+    means = {name: results[name].metrics["map"] for name in curves}
+    levels = np.linspace(0, 1, len(next(iter(curves.values()))))  # (L,)
+    said = ", ".join(f"{name}: mAP {mean:.3f}" for name, mean in means.items())
     chart = line_chart(
         levels, curves, x_label="recall", y_label="precision",
-        label=f"Precision against recall. {means}. The numbers follow below.",
+        label=f"Precision against recall. {said}. The numbers follow below.",
     )  # fmt: skip
-    legend = element("ul", class_="legend")
-    for index, name in enumerate(curves):
-        mean = element("span", "mAP ", number(results[name].metrics["map"]))
-        mean.set("class", "soft")
-        sample = line_sample(index)
-        legend.append(element("li", sample, breakable(name), mean))
-    step = (len(levels) - 1) // 10
-    rows = [
-        (
-            f"{levels[place]:.1f}",
-            *(number(values[place]) for values in curves.values()),
-        )
-        for place in range(0, len(levels), step)
-    ]
-    note = (
-        "To find this share of the relevant images, how much of the list down to there "
-        "is relevant? For each query the best precision at this recall or a higher "
-        "one, and of these the mean."
-    )
-    numbers = table(["recall", *curves], rows, "Precision at levels of recall")
-    yield element("p", note, class_="soft")
-    yield element("div", chart, element("div", legend), class_="pair")
-    yield details("Numbers of the curve", numbers)
+    return {
+        "note": "To find this fraction of the relevant images, how much of the list "
+        "down to there is relevant? For each query the best precision at this recall "
+        "or a higher one, and of these the mean.",
+        "chart": chart,
+        "legend": {name: ("mAP ", mean) for name, mean in means.items()},
+        "summary": "Numbers of the curve",
+        "table_label": "Precision at levels of recall",
+        "rows": [
+            (f"{levels[place]:.1f}", [values[place] for values in curves.values()])
+            for place in range(0, len(levels), (len(levels) - 1) // 10)
+        ],
+    }
 
 
-def _class_rows(classes: Iterable[ClassRow]):
-    for row in classes:
-        yield row.name, bar(row.map), number(row.map), f"{row.num_queries:,}"
+def _training(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    names = {
+        "loss": "loss",
+        "val_map": metric_name("map"),
+        "val_recall_at_1": metric_name("recall_at_1"),
+    }
+    curves = {
+        name: np.array([row.get(key, np.nan) for row in history], "float64")  # (E,)
+        for key, name in names.items()
+        if any(key in row for row in history)
+    }
+    last = {name: _last(values) for name, values in curves.items()}
+    said = ", ".join(f"{name} {value:.3f}" for name, value in last.items())
+    return {
+        "note": "After each epoch: the loss, the mean over its batches, and exact "
+        "metrics of the images of this page, which the training has not seen.",
+        "chart": epoch_chart(
+            curves, y_label="loss and metrics",
+            label=f"Training of {len(history):,} epochs. At its end: {said}. The "
+            "numbers follow below.",
+        ),
+        "legend": {name: ("at the end ", value) for name, value in last.items()},
+        "summary": "Numbers of the epochs",
+        "table_label": "Loss and metrics after each epoch",
+        "rows": [
+            (str(epoch), values)
+            for epoch, values in enumerate(zip(*curves.values(), strict=True), 1)
+        ][:MOST_ROWS],
+    }  # fmt: skip
 
 
-def _class_bars(classes: Iterable[ClassRow], title: str) -> Element:
-    headings = ["class", "", "mAP", "queries"]
-    bars = table(headings, _class_rows(classes), title, "bars")
-    # The bars take the room that the numbers leave.
-    for row in bars.iter("tr"):
-        row[1].set("class", "wide")
-    return element("div", element("h3", title), bars)
+def _last(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known[-1]) if len(known) else float("nan")
 
 
-def _classes(classes: Sequence[ClassRow]):
-    values = np.array([row.map for row in classes])
-    yield element(
-        "p",
-        "The mean AP of the queries of each class: ", number(values.mean()),
-        " over the classes, median ", number(np.median(values)), ".",
-        class_="soft",
+def _classes(classes: Sequence[ClassRow]) -> dict[str, Any]:
+    values = np.array([row.map for row in classes])  # (C,)
+    median, count = np.median(values), len(classes)
+    data = {"mean": values.mean(), "median": median, "chart": None}
+    data |= {"worst_first": classes[::-1], "best_first": classes}
+    if count <= 2 * NUM_CLASSES:
+        return data
+    chart = histogram_chart(
+        values, x_label="mAP of a class", y_label="classes",
+        label=f"How the mAP of {count:,} classes is spread: median {median:.3f}, "
+        f"lowest {values[-1]:.3f}, highest {values[0]:.3f}.",
     )  # fmt: skip
-    if len(classes) <= 2 * NUM_CLASSES:
-        yield _class_bars(classes[::-1], "All classes, the worst first")
-        return
-    worst = classes[: -NUM_CLASSES - 1 : -1]
-    yield histogram_chart(
-        values, x_label="mAP of a class", y_label="classes", unit="classes",
-        label=f"How the mAP of {len(classes):,} classes is spread: median "
-        f"{np.median(values):.3f}, lowest {values[-1]:.3f}, highest {values[0]:.3f}.",
-    )  # fmt: skip
-    yield element(
-        "div",
-        _class_bars(worst, f"The {NUM_CLASSES} worst classes"),
-        _class_bars(classes[:NUM_CLASSES], f"The {NUM_CLASSES} best classes"),
-        class_="pair",
-    )
     shown = classes[::-1][:MOST_ROWS]
-    rows = ((row.name, number(row.map), f"{row.num_queries:,}") for row in shown)
-    title = f"All {len(classes):,} classes"
-    if len(shown) < len(classes):
-        title = f"The {len(shown):,} worst of {len(classes):,} classes"
-    everything = table(["class", "mAP", "queries"], rows, title)
-    yield details(f"{title}, the worst first", everything)
+    title = f"All {count:,} classes"
+    if len(shown) < count:
+        title = f"The {len(shown):,} worst of {count:,} classes"
+    rows = [(row.name, [row.map, f"{row.num_queries:,}"]) for row in shown]
+    return data | {
+        "chart": chart, "num_shown": NUM_CLASSES, "title": title, "rows": rows
+    }  # fmt: skip
 
 
-def _facts(rows: Mapping[str, object]) -> Element:
-    cells = (
-        element("tr", element("th", name, scope="row"), element("td", _value(value)))
-        for name, value in rows.items()
-    )
-    return element("table", element("tbody", *cells), class_="facts")
+def _examples(
+    examples: ExampleRankings, image_set: ImageSet
+) -> Iterator[dict[str, Any]]:
+    """A query with its image, and its results by each of the models."""
+    for place, query in enumerate(examples.queries):
+        rankings = {name: row[place] for name, row in examples.rows.items()}
+        ranking, path = next(iter(rankings.values())), _path_of(image_set, query)
+        yield {
+            "name": ranking.name,
+            "source": filters.image_source(ranking.query),
+            "path": path,
+            "file": None if path is None else os.path.basename(path),
+            "rows": [
+                {
+                    "name": name,
+                    "average_precision": ranking.average_precision,
+                    "results": list(_results(ranking, image_set)),
+                }
+                for name, ranking in rankings.items()
+            ],
+        }
 
 
-def _value(value: object) -> Element:
-    if isinstance(value, datetime.datetime):
-        text = value.strftime("%Y-%m-%d %H:%M:%S %Z").strip()
-        return element("time", text, datetime=value.isoformat())
-    return breakable(value if value != "" else "–")
+def _results(ranking: Ranking, image_set: ImageSet) -> Iterator[dict[str, Any]]:
+    for index, image, relevant, similarity in zip(
+        ranking.indices, ranking.results, ranking.relevant, ranking.similarities,
+        strict=True,
+    ):  # fmt: skip
+        label = image_set.labels[index]
+        yield {
+            "source": filters.image_source(image),
+            "relevant": bool(relevant),
+            "similarity": similarity,
+            "name": "distractor"
+            if label < 0
+            else class_name(label, image_set.class_names),
+            "path": _path_of(image_set, index),
+        }
 
 
-def _settings(facts, training):
-    yield _facts(facts)
-    if training:
-        yield details("Settings of the training", _facts(training))
-
-
-def _left_out(skipped):
-    shown = skipped[:MOST_ROWS]
-    count = f"{len(skipped):,} files or classes were left out."
-    cells = (
-        element("tr", *(element("td", breakable(text)) for text in row))
-        for row in shown
-    )
-    head = (element("th", text, scope="col") for text in ("path", "reason"))
-    files = element(
-        "table", element("thead", element("tr", *head)), element("tbody", *cells)
-    )
-    yield element("p", count)
-    yield details("Which, and why", files)
+def _path_of(image_set: ImageSet, index: int) -> str | None:
+    """The path of an image, if it comes from a file."""
+    paths = getattr(image_set.images, "paths", None)
+    return None if paths is None else paths[index]

@@ -5,7 +5,7 @@ A run folder holds everything about a run: `settings.json`, `history.csv`,
 the last epoch, whitened if the settings say so), `last.keras` (with the state of the
 optimizer), `best.keras` (of the epoch with the best mAP; chosen on the test images, so
 its figures flatter), `before.npy` (the embeddings of the untrained model),
-`tensorboard/`, `evaluation/` (`index.html` shows all of it) and `curves.png`.
+`tensorboard/` and `evaluation/`, whose `index.html` shows all of it.
 
 `last.keras` is replaced in one step after each epoch, optimizer included, and every
 batch is a function of (seed, epoch, step): a run that was killed is resumed from it and

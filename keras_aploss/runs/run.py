@@ -15,7 +15,7 @@ from keras_aploss.callbacks import RetrievalEvaluation, RetrievalTensorBoard, Th
 from keras_aploss.embeddings import embed
 from keras_aploss.evaluation import evaluate_embeddings
 from keras_aploss.files import replaced_path
-from keras_aploss.report import pixel_embeddings, write_curves, write_evaluation
+from keras_aploss.report import pixel_embeddings, write_evaluation
 from keras_aploss.runs.card import read_evaluation
 from keras_aploss.runs.checkpoint import (
     RunCheckpoint,
@@ -329,7 +329,6 @@ def _report(checkpoint, model, test, settings):
     }
     write_evaluation(
         folder / "evaluation", test, after, before=before, results=results,
-        queries=queries, facts=facts, training=settings,
+        queries=queries, history=checkpoint.rows, facts=facts, training=settings,
     )  # fmt: skip
-    write_curves(folder, checkpoint.rows)
     return {name: result.metrics for name, result in results.items()}
