@@ -1,4 +1,4 @@
-"""What happens to embeddings between the network and the ranking, in its order.
+"""The steps between the network and the ranking, in their order.
 
     extraction: scales combined ─ L2
     here: whiten ─ L2 ─ database augmentation ─ query expansion ─> dot product

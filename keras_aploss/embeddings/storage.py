@@ -198,7 +198,7 @@ def row_blocks(
 
 
 def rows_per_block(units: int) -> int:
-    """How many embeddings make a block of bounded memory."""
+    """The number of embeddings in a block of bounded memory."""
     return int(np.clip(_BLOCK_VALUES // units, 1, _MAX_ROWS))
 
 

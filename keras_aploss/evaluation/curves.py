@@ -1,4 +1,4 @@
-"""What stands behind a mean AP: its precision-recall curve, and its classes.
+"""The precision-recall curve behind a mean AP, and the mAP of each class.
 
 One number hides where a ranking fails. The curve tells whether the first results are
 wrong or the last positives are lost; the classes tell which images are hard.

@@ -32,7 +32,7 @@ _BLOCK_VALUES = 2**24
 
 
 class Counted(NamedTuple):
-    """What is known of a query: its positives, and what outranks them so far.
+    """The positives of a query, and the count of images that outrank them so far.
 
     Attributes:
         query: its number.

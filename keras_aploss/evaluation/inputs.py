@@ -1,4 +1,4 @@
-"""What the evaluations accept, checked before any long work.
+"""Checks of the arguments of evaluations, before any long work.
 
 Dimension key: Q queries, N database images, D units.
 """

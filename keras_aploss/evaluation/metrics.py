@@ -48,7 +48,7 @@ _MAX_PASSES = 32
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RetrievalResult:
-    """What an evaluation returns.
+    """The results of an evaluation: AP of each query, mean metrics, mean curve.
 
     Attributes:
         average_precision: `(Q,)` float64, NaN for a query without positives.
@@ -222,7 +222,7 @@ def _measure(
 
 
 def count_at_or_above(row: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many values reach each of the ascending thresholds: `(P,)`.
+    """Count the values that reach each of the ascending thresholds: `(P,)`.
 
     Sorting the row would do, at two to four times the cost for 200 of them. The bin of
     a value never falls as the value grows, so a bin without a threshold lies above or

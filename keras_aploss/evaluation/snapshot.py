@@ -18,7 +18,7 @@ from keras_aploss.evaluation.protocols import (
 
 
 class Snapshot(NamedTuple):
-    """What `RetrievalEvaluation` saw after an epoch.
+    """Embeddings and metrics of the evaluation set after an epoch.
 
     Attributes:
         epoch: Index of the epoch; one less than the first for the untrained model.

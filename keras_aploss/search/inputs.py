@@ -1,4 +1,4 @@
-"""What an index accepts, checked before anything is read or written.
+"""Checks of the arguments of an index, before anything is read or written.
 
 Dimension key: D units.
 """
