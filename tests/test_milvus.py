@@ -89,12 +89,12 @@ def test_a_kill_loses_nothing_that_was_added(tmp_path):
             paths = [f"{i:05d}.jpg" for i in range(start, start + 10)]
             fill(index, rows[start : start + 10], paths)
             print(start + 10, flush=True)
-            if start == 300:
+            if start == 100:
                 index.flush()
         """,
     )
     done = 0
-    while done < 500:
+    while done < 200:
         line = writer.stdout.readline()
         assert line
         done = int(line) if line.strip().isdecimal() else done
