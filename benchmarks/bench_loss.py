@@ -225,7 +225,7 @@ def child(jobs, mode, size, repeats, memory_limit, **shape):
 
 
 def run_child(args, **arguments):
-    """What `child` prints, in a process of its own; a `note` where there is nothing."""
+    """Run `child` in a process of its own; return its numbers, or a `note`."""
     (case, num_bins), size = arguments["jobs"][0], arguments["size"]
     # Arrays of B x B that a case adds, from runs at small sizes; others need none.
     arrays = {"floor": 6, "dense": 5 * num_bins, "FastAP": 5 * num_bins}
@@ -288,7 +288,7 @@ def curves(rows):
 
 
 def print_exponents(rows):
-    """How time and added memory of `ours` grow, at its five largest sizes."""
+    """Print how time and added memory of `ours` grow, at its five largest sizes."""
     for (case, mode), points in curves(rows).items():
         if case == "ours" and len(points) > 1:
             logs = np.log([[p["size"], p["best"], p["added"]] for p in points[-5:]])

@@ -185,7 +185,7 @@ def stages(size, chunk, image_size):
 
 
 def run_child(**arguments):
-    """What `child` prints, in a process of its own; a `note` if it fails."""
+    """Run `child` in a process of its own; return its numbers, or a `note`."""
     command = [sys.executable, __file__, "--child", json.dumps(arguments)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode == 0:

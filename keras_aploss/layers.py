@@ -301,7 +301,7 @@ def pca_kernel(components, variance, power, epsilon=0.0) -> np.ndarray:
 
 
 def _full_precision():
-    """Where the products of matrices use all bits of `float32`, on GPUs too."""
+    """Context in which matrix products use all bits of `float32`, on GPUs too."""
     if keras.config.backend() != "jax":
         return contextlib.nullcontext()
     import jax

@@ -171,8 +171,8 @@ def check_embeddings(embeddings, labels, name="y_pred", units=None):
     if values is not None and not values.all():
         bad = int(np.argmin(values))
         # On JAX the length itself may be under differentiation, and not to be read.
-        squares = values_if_eager(ops.stop_gradient(squared_length))
-        length = "unknown" if squares is None else f"{np.sqrt(squares[bad]):.4g}"
+        squared = values_if_eager(ops.stop_gradient(squared_length))
+        length = "unknown" if squared is None else f"{np.sqrt(squared[bad]):.4g}"
         raise ValueError(
             f"Expected finite embeddings of unit length in `{name}`. Received: "
             f"{int((~values).sum())} of {len(values)} are not; the first is row {bad}, "

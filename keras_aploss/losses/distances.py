@@ -65,7 +65,7 @@ def distances(queries, batch, distance_metric, first=0):
 
 
 def is_self(queries, batch, first):
-    """Where an image of the batch is the query itself: booleans `(b, B)`."""
+    """Mask of the images of the batch that are the query itself: booleans `(b, B)`."""
     place = ops.arange(ops.shape(queries)[0]) + first
     return place[:, None] == ops.arange(ops.shape(batch)[0])[None, :]
 
@@ -90,7 +90,7 @@ def _normalize(x):
 
 
 def serialize_distance_metric(distance_metric):
-    """What `get_config` holds: the name, or how Keras finds the function again."""
+    """Return the entry of `get_config`: the name, or how Keras finds the function."""
     if isinstance(distance_metric, str):
         return distance_metric
     return keras.saving.serialize_keras_object(distance_metric)
