@@ -20,6 +20,7 @@ each_mode_slowly = pytest.mark.parametrize(
 )
 # JAX compiles every operation anew for each shape that it meets: TensorFlow runs these.
 slow_on_jax = pytest.mark.slow if BACKEND == "jax" else lambda test: test
+ONLY_SLOW_ON_JAX = [pytest.mark.slow] if BACKEND == "jax" else []
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
 # JAX has no float64 unless it is told at its start; Keras on PyTorch has none at all.
 WIDEST = "float64" if BACKEND == "tensorflow" else "float32"
