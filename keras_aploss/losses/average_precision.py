@@ -56,8 +56,8 @@ def quantized_average_precision(
 
     A similarity outside `similarity_range` counts wholly in the end bin and has no
     gradient: a range of (0, 1) therefore gives no signal on negative cosines. At a bin
-    centre the kernel has a kink: automatic differentiation takes the slope 0 there,
-    `ap_loss` the limit from below.
+    centre the kernel has a kink, and its slope is what automatic differentiation of the
+    backend makes of it; `ap_loss` takes the limit from below.
 
     Args:
         similarity: float tensor `(Q, N)`: similarity of each query to each image of
