@@ -1,8 +1,8 @@
-"""One's own images, listed in a CSV file.
+"""A user's own images, listed in a CSV file.
 
-The problem: a benchmark is more than classes. It says which images train, which query,
-which are searched, and which belong to no class and are only there to distract; a
-table says all that without moving a file.
+The problem: a benchmark is more than classes. Some images train, some are queries, some
+the database, and some belong to no class: distractors. A table says all that without
+moving a file.
 """
 
 import logging
@@ -127,11 +127,11 @@ def image_manifest(
       both, and its `split` is not looked at and may be empty.
 
     Args:
-        csv_path: The file.
-        image_size: Length of the shorter side of the images in pixels.
-        root: Folder of the relative paths; by default that of the file.
-        crop: Whether to keep the central square only, so that all shapes agree.
-        workers: Threads that check the files; by default one per processor.
+        csv_path: the file.
+        image_size: length of the shorter side of the images in pixels.
+        root: folder of the relative paths; by default that of the file.
+        crop: keep the central square only, so that all shapes agree.
+        workers: threads that check the files; by default one per processor.
         verbose: 1 shows a progress bar.
 
     Returns:
@@ -195,7 +195,7 @@ def write_manifest(
 ) -> None:
     """Write sets of image files as a CSV file that `image_manifest` reads.
 
-    Training on a benchmark needs no other form of it than this list.
+    `train_run` and `keras-aploss train --data` take such a file, of a benchmark too.
 
     Args:
         csv_path: The file. Paths in it are absolute.
