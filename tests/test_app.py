@@ -18,7 +18,7 @@ from photo_index import SIZE, indexed, write_colours
 from web_server import ask
 
 from keras_aploss import search_app
-from keras_aploss.cli.app import _allowed, _is_local
+from keras_aploss.app import PageServer
 
 PAGE = 24  # results that are shown at once
 
@@ -46,11 +46,19 @@ def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
         ("localhost.example", False),
     ],
 )
-def test_names_are_compared_unless_all_may_come(host, is_local):
-    assert _is_local(host) == is_local
-    assert (_allowed(host, ()) == ("*",)) == (not is_local)
-    assert "*" not in _allowed(host, ("search.example",))
-    assert "search.example" in _allowed(host, ("search.example",))
+def test_names_are_compared_unless_all_may_come(host, is_local, monkeypatch):
+    pytest.importorskip("uvicorn")
+    # Not all machines have these addresses.
+    monkeypatch.setattr(
+        "keras_aploss.app.server._bind",
+        lambda host, port: socket.create_server(("127.0.0.1", port)),
+    )
+    with PageServer(host, 0) as server:
+        assert server.is_local == is_local
+        assert (server.allowed_hosts == ("*",)) == (not is_local)
+    with PageServer(host, 0, ["search.example"]) as server:
+        assert "*" not in server.allowed_hosts
+        assert "search.example" in server.allowed_hosts
 
 
 def test_a_port_in_use_is_told_before_anything_takes_time(tmp_path):

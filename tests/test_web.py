@@ -109,7 +109,8 @@ def test_the_page_and_its_parts_are_served(port):
         ("icon.svg", "image/svg+xml"),
     ]:
         assert name.encode() in page.body or name in ("crop.js", "view.js")
-        part = ask(port, f"/{name}")
+        part = ask(port, f"/page/{name}")
+        assert part.headers["cache-control"] == "no-cache"
         assert (part.status, part.headers["content-type"].split(";")[0]) == (200, kind)
     # Nothing comes from elsewhere, and no other site may show the page.
     assert b"://" not in page.body
@@ -252,6 +253,10 @@ def test_pieces_without_a_declared_size_are_refused_at_the_limit(port):
         "/etc/passwd",
         "/web.py",
         "/page/../web.py",
+        "/page/..%2fweb.py",
+        "/page//etc/passwd",
+        "/page/%2fetc%2fpasswd",
+        "/page/",
         "/images/../secret.png",
         "/images/..%2f..%2fsecret.png",
         "/images/%2e%2e%2fsecret.png/large",
@@ -436,6 +441,8 @@ def test_a_fault_of_the_server_is_told_as_such(own, monkeypatch):
     monkeypatch.setattr(VectorIndex, "search", fail)
     answer = ask(port, "/search", {"query": "AACAPwAAAAAAAAAA"})
     assert refused(answer, 500) == "The server failed: its log tells why."
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
     monkeypatch.undo()
     assert ask(port, "/about").status == 200
 

@@ -1,8 +1,9 @@
-"""A page in the browser: search an index by an image.
+"""A page in the browser that searches an index by image.
 
-`web` is the application that a server runs, `guard` what it refuses, `image_search` the
-answers, and `thumbnails` the only way to the files of the index. The folder `page`
-holds what the browser gets: it fetches nothing from elsewhere.
+`web` is the web application, `server` runs it, and `guard` refuses requests of other
+sites and large uploads. `image_search` computes the answers; `thumbnails` alone reads
+the files of the index. The folder `page` holds the files that the browser loads; they
+load nothing from other sites.
 """
 
 import lazy_loader

@@ -1,2 +1,2 @@
-from .guard import LOCAL_HOSTS as LOCAL_HOSTS
-from .web import missing_extra as missing_extra, search_app as search_app
+from .server import PageServer as PageServer
+from .web import search_app as search_app

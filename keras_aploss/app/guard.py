@@ -1,12 +1,14 @@
-"""Who may ask, and how much they may send.
+"""Guards of the page: host names, origins, security headers, the size of uploads.
 
-A page on 127.0.0.1 is open to whatever runs in the browser of the same person: another
-site may give its own name the address 127.0.0.1 (DNS rebinding) and read answers as its
-own. So requests under a foreign host name, or sent by the page of another site, are
-refused. What is served may not be framed, and loads nothing from elsewhere.
+Every site that is open in the same browser can reach a page on 127.0.0.1: such a site
+can give its own name that address (DNS rebinding) and read the answers as its own. So requests under a foreign host name, or sent by a page of another site, are
+refused. No other site may show the page in a frame, and it loads nothing from others.
+
+Starlette's `TrustedHostMiddleware` is no substitute: before version 1 it cuts [::1]:80
+at the first colon, it checks no origins, and answers "Invalid host header" where ours
+names the option that allows the host. Its limit of a body bounds no time.
 """
 
-import json
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -20,20 +22,24 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
+    # The page's own files: the browser asks whether its copy is still the newest.
+    "cache-control": "no-cache",
 }
-SECONDS = 120  # for all of an upload
+SECONDS = 120  # for a whole upload
 
 
 class TooLargeError(Exception):
-    """A body over the limit, of which no more than the limit was read."""
+    """The body of a request is over the limit; no more than that was kept."""
 
 
 class Guard:
-    """ASGI middleware: refuses foreign hosts and origins, and adds `HEADERS`.
+    """ASGI middleware that refuses foreign hosts and origins, and adds `HEADERS`.
+
+    Headers that the application sets itself are kept.
 
     Args:
         app: the application behind it.
-        hosts: names, without ports, under which requests may come; "*" for any.
+        hosts: host names, without ports, that are answered; "*" for any.
     """
 
     def __init__(self, app, hosts: Iterable[str] = LOCAL_HOSTS):
@@ -43,30 +49,31 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
-        async def send_more(message):
+        from starlette.datastructures import MutableHeaders
+        from starlette.responses import JSONResponse
+
+        async def send_with_headers(message):
             if message["type"] == "http.response.start":
-                more = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
-                message = message | {"headers": [*message.get("headers", ()), *more]}
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         problem = refusal(headers.get(b"host", ""), headers.get(b"origin"), self.hosts)
-        if problem is None:
-            return await self.app(scope, receive, send_more)
-        kind = [(b"content-type", b"application/json")]
-        start = {"type": "http.response.start", "status": 403, "headers": kind}
-        await send_more(start)
-        body = json.dumps({"error": problem}).encode()
-        await send_more({"type": "http.response.body", "body": body})
+        answer = self.app
+        if problem is not None:
+            answer = JSONResponse({"error": problem}, 403)
+        await answer(scope, receive, send_with_headers)
 
 
 def refusal(host: str, origin: str | None, hosts: set[str]) -> str | None:
-    """Why a request is refused, or None.
+    """The reason to refuse a request, or None.
 
     Args:
         host: its header `Host`: a name or an address, perhaps with a port.
-        origin: its header `Origin`, the page that it was sent by, if there is one.
-        hosts: the names that are allowed.
+        origin: its header `Origin`: the site whose page sent it, if there is one.
+        hosts: the host names that are answered.
 
     >>> refusal("localhost:7860", "http://localhost:7860", {"localhost"})
     >>> refusal("evil.example", None, {"localhost"})
@@ -75,8 +82,8 @@ def refusal(host: str, origin: str | None, hosts: set[str]) -> str | None:
     name = _without_port(host)
     if "*" not in hosts and name not in hosts:
         return (
-            f"This page does not answer to the host name {name!r}. Whoever runs it "
-            "allows more names with `--allow-host`."
+            f"This page does not answer to the host name {name!r}. To allow it, start "
+            "`keras-aploss app` with `--allow-host NAME`."
         )
     if origin is None:
         return None
@@ -92,12 +99,12 @@ def _without_port(host):
 
 
 async def read_body(request, limit: int) -> bytes:
-    """The body of a request of at most `limit` bytes.
+    """Read the body of a request, of at most `limit` bytes.
 
     Raises:
-        TooLargeError: it is declared to be longer, before anything is read, or turns
-            out to be.
-        TimeoutError: it took over `SECONDS`.
+        TooLargeError: the declared length is over the limit (then nothing is read), or
+            more than that arrives.
+        TimeoutError: it has not arrived whole after `SECONDS`.
     """
     import anyio
 

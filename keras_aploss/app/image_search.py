@@ -1,8 +1,8 @@
-"""What the page asks: embeddings of images and parts of them, results, pictures.
+"""Answers of the page: embeddings of images and parts of them, results, thumbnails.
 
-An image of the index is known by a key, a digest of its path and id. No path comes in,
-so that none can be forged. An uploaded image is not kept: its embedding goes to the
-browser, which sends it again for the next page of results.
+The page names an image of the index by a key, a digest of its path and id. Paths are
+never received, so none can be forged. An uploaded image is not kept: the browser gets
+its embedding, and sends that again for the next page of results.
 
 Dimension key: N images, H, W height and width in pixels, S `image_size`, D units.
 """
@@ -37,16 +37,16 @@ from keras_aploss.images import (
 )
 from keras_aploss.search import MAX_RESULTS, IndexedImage, VectorIndex, key_of
 
-SMALL, LARGE = 320, 960  # longer sides of pictures: in the grid, and of a query
-_KEPT = {SMALL: 2048, LARGE: 32}  # pictures in memory: about 50 MB
-_BATCH_SIZE = 16  # as `keras-aploss search` has it
-_EXAMPLES = 12  # images to begin with
+SMALL, LARGE = 320, 960  # longer sides of thumbnails: in the grid, and of a query
+_KEPT = {SMALL: 2048, LARGE: 32}  # thumbnails in memory: about 50 MB
+_BATCH_SIZE = 16  # that of `keras-aploss search`, for equal embeddings
+_EXAMPLES = 12  # images shown before the first query
 
 Box = tuple[float, float, float, float]
 
 
 class Result(NamedTuple):
-    """An image as the page knows it."""
+    """An image of the index in an answer: key, name, label and similarity."""
 
     key: str
     name: str
@@ -55,18 +55,18 @@ class Result(NamedTuple):
 
 
 class ImageSearch:
-    """The answers; every method may be called by several threads at a time.
+    """Search of an index by uploads and by its own images; methods are thread-safe.
 
     Args:
-        index: of N images.
-        model: of the index.
+        index: the index, of N images.
+        model: the model of the index.
         image_size: S.
         max_pixels: refuse larger images.
         verify: see `read_indexed`.
 
     Attributes:
-        labels: how many images there are of each; as of now, if the index changes.
-        examples: some images from all over the index.
+        labels: number of images of each label, at the time of construction.
+        examples: images from all parts of the index.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ImageSearch:
             side: functools.lru_cache(kept)(functools.partial(self._draw, side=side))
             for side, kept in _KEPT.items()
         }
-        # The first call traces decoder and model, which nobody should wait for.
+        # The first call traces decoder and model: no user should wait for that.
         vector = self.embed_upload(encode_thumbnail(np.zeros((8, 8, 3), np.uint8), 8))
         index.require_model(None, len(vector))
 
@@ -116,22 +116,23 @@ class ImageSearch:
         Args:
             contents: the bytes.
             box: (left, top, right, bottom) as fractions of the upright image; the model
-                sees the central square of what is within.
+                sees the central square of that part.
 
         Raises:
-            ValueError: they are no readable image, or the box is none; says why.
+            ValueError: the bytes are no readable image, or the box has no area.
         """
-        # One at a time: 100 megapixels take more than a gigabyte on their way.
+        # One at a time: decoding 100 megapixels takes more than a gigabyte.
         with self._model_lock:
             image = decode_contents(contents, self.max_pixels)
             image = resize_image(_cut(image, box), self.image_size)
             return self._embed(image.numpy())
 
     def embed_indexed(self, key: str, box: Box | None = None) -> np.ndarray:
-        """The `(D,)` embedding of an image of the index, or of a box of it.
+        """The `(D,)` embedding of an image of the index, or of a part of it.
 
         Raises:
-            ImageGoneError: there is no such image, or (with a box) no such file.
+            ImageGoneError: there is no such image, or (with a box) its file is gone or
+                has changed.
         """
         image = self.find(key)
         if box is not None:
@@ -152,7 +153,7 @@ class ImageSearch:
         labels: Sequence[str] | None = None,
         expand_by: int = 0,
     ) -> list[Result]:
-        """The results of ranks `start` to `start + count` of `VectorIndex.search`."""
+        """Results `start` to `start + count` of the ranking of `VectorIndex.search`."""
         end = min(start + count, MAX_RESULTS)
         if not 0 <= start < end:
             raise ValueError(
@@ -166,7 +167,7 @@ class ImageSearch:
         return [self._result(image) for image in found[0][start:]]
 
     def count(self, labels: Sequence[str] | None = None) -> int:
-        """How many results there are to page through."""
+        """The number of results that can be paged through."""
         if labels is None:
             return min(len(self), MAX_RESULTS)
         return min(sum(self.labels.get(label, 0) for label in set(labels)), MAX_RESULTS)
@@ -183,20 +184,20 @@ class ImageSearch:
             raise ImageGoneError("there is no such image in the index") from None
 
     def describe(self, key: str) -> Result:
-        """The image of a key, as the page knows it."""
+        """The image of a key, as in an answer."""
         return self._result(self.find(key))
 
     def picture(self, key: str, side: int = SMALL) -> bytes:
-        """A JPEG of an image of the index.
+        """A thumbnail of an image of the index, as JPEG.
 
         Raises:
-            ImageGoneError: there is no such image, or its file is another one now.
+            ImageGoneError: there is no such image, or its file is gone or has changed.
         """
         try:
             status = os.stat(self.find(key).path)
             version = status.st_mtime_ns, status.st_size, status.st_ino
         except OSError:
-            version = None  # which `_draw` explains
+            version = None  # `_draw` gives the reason
         return self._pictures[side](key, version)
 
     def _draw(self, key, version, side):
@@ -208,7 +209,7 @@ class ImageSearch:
 
     def _result(self, image):
         key = _key(image)
-        # One that was added since: it is of the index, too.
+        # The image may have been added after the start.
         self._images.setdefault(key, image._replace(similarity=None))
         name = short_name(image.path, self._folder)
         return Result(key, name, image.label, image.similarity)
@@ -219,7 +220,7 @@ def _key(image):
 
 
 def _cut(image, box):
-    """What lies within a box, one pixel at least."""
+    """The part of an image within a box, at least one pixel."""
     if box is None:
         return image
     if not all(map(math.isfinite, box)) or not (
@@ -241,15 +242,15 @@ def _span(low, high, size):
 
 
 def to_text(vector: np.ndarray) -> str:
-    """A `(D,)` embedding as the page keeps it: base64 of little-endian float32."""
+    """A `(D,)` embedding as text for the page: base64 of little-endian float32."""
     return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
 
 
 def from_text(text: str) -> np.ndarray:
-    """The `(D,)` embedding that `to_text` has written.
+    """The `(D,)` embedding in a text of `to_text`.
 
     Raises:
-        ValueError: it was none.
+        ValueError: the text is no such embedding.
 
     >>> from_text(to_text(np.array([0.6, 0.8]))).tolist() == [
     ...     np.float32(0.6), np.float32(0.8)

@@ -1,9 +1,9 @@
-"""Pictures of indexed images, from files that may have changed since.
+"""Thumbnails of indexed images, whose files may have changed since.
 
-What an index lists was chosen by its owner. What lies at a path later may be anything:
-a link to a private file, a pipe, another photo. So the bytes that are read are compared
-with the hash in the index, and only pixels leave: a file's own bytes hold the place
-and the time of a photo as well.
+The owner of an index chose the images in it. Later, anything may lie at their paths: a
+link to a private file, a pipe, another photo. So the bytes that are read are compared
+with the hash in the index. Only pixels are sent: the bytes of a file also hold the
+place and the time of a photo.
 """
 
 import io
@@ -23,20 +23,21 @@ _HASH = re.compile("[0-9a-f]{32}")  # of `index_folder`; other ids are not compa
 
 
 class ImageGoneError(Exception):
-    """An image that cannot be shown (any more); the message says why."""
+    """An image cannot be shown, or not any more; the message has the reason."""
 
 
 def read_indexed(image: IndexedImage, folder: str, *, verify: bool = True) -> bytes:
     """The bytes of the file of an indexed image.
 
     Args:
-        image: of the index.
-        folder: an image that cannot be compared must lie below it, links followed.
-        verify: compare the bytes with the id of the image, where that is a hash of
+        image: the image of the index.
+        folder: images that are not compared with a hash must lie below it, after all
+            links are followed.
+        verify: compare the bytes with the id of the image, if that is a hash of
             `index_folder`.
 
     Raises:
-        ImageGoneError: there is no such file, or another one.
+        ImageGoneError: the file is gone or has changed, or lies outside of the folder.
     """
     path, compare = image.path, verify and _HASH.fullmatch(image.id)
     try:
@@ -59,7 +60,7 @@ def read_indexed(image: IndexedImage, folder: str, *, verify: bool = True) -> by
 
 
 def _read(path):
-    """The bytes of a regular file, or None; a pipe is not waited for."""
+    """The bytes of a regular file, or None; it does not wait for a pipe."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with open(os.open(path, flags), "rb") as file:
         is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
@@ -67,7 +68,7 @@ def _read(path):
 
 
 def common_folder(paths) -> str:
-    """The deepest folder that all files lie in; empty where there is none."""
+    """The deepest folder that holds all files; empty if there is none."""
     folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
     try:
         return os.path.commonpath(folders)
@@ -76,7 +77,7 @@ def common_folder(paths) -> str:
 
 
 def short_name(path: str, folder: str) -> str:
-    """A path as seen from a folder: what lies above it is nobody's business."""
+    """A path relative to a folder, so that the folders above it are not shown."""
     path = os.path.abspath(path)
     name = os.path.relpath(path, folder) if folder else os.path.basename(path)
     return pathlib.PurePath(name).as_posix()

@@ -1,24 +1,26 @@
-"""The application: addresses, and what is answered there.
+"""The web application: its addresses, and the answer of each.
 
-    GET  /                        the page
+    GET  /                        the page; its other files are below /page
     GET  /about                   how many images, their labels, limits, examples
     POST /embed?box=l,t,r,b       an image file -> its embedding, as text
     POST /search                  an embedding, filters, ranks -> results
-    GET  /images/KEY              a picture; /images/KEY/large one of a query
-    GET  /images/KEY/query        what the page needs to search by it; ?box= for a part
+    GET  /images/KEY              a thumbnail; /images/KEY/large for a query
+    GET  /images/KEY/query        its embedding, label and name; ?box= for a part of it
 
-Errors are JSON, `{"error": "why"}`. Starlette is imported where it is used: it
-comes with the extra `app`, as the server does.
+Errors are JSON, `{"error": "why"}`. Starlette is imported where it is used: it comes
+with the extra `app`.
 """
 
 import functools
-import importlib.resources
 import json
+import mimetypes
+import pathlib
 from collections.abc import Sequence
 
 import keras
 
 from keras_aploss.app.guard import (
+    HEADERS,
     LOCAL_HOSTS,
     SECONDS,
     Guard,
@@ -33,25 +35,18 @@ from keras_aploss.app.image_search import (
     to_text,
 )
 from keras_aploss.app.thumbnails import ImageGoneError
-from keras_aploss.images import MAX_PIXELS, require_positive
+from keras_aploss.images import MAX_PIXELS
 from keras_aploss.search import VectorIndex
 
-_FILES = {
-    "page.html": "text/html",
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "view.js": "text/javascript",
-    "crop.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
-}
-_UPLOADS = 8  # that are received at a time; others wait
-_DRAWERS = 2  # threads that draw pictures, of up to 100 megapixels each
+_FOLDER = pathlib.Path(__file__).parent / "page"
+_UPLOADS = 8  # received at a time; others wait
+_DRAWERS = 2  # threads that draw thumbnails, of images of up to 100 megapixels each
 _QUESTION_BYTES = 2**20  # an embedding and some labels
-_MOST_RESULTS = 200  # of one request
+_MOST_RESULTS = 200  # in one answer
 
 
 def missing_extra(error: ImportError) -> ImportError:
-    """The error that names the extra."""
+    """The error for a missing package of the extra `app`."""
     return ImportError(
         "Expected `starlette` and `uvicorn`, which serve the page. Received: "
         f"{error}. Install them: pip install 'keras_aploss[app]'"
@@ -68,37 +63,38 @@ def search_app(
     allowed_hosts: Sequence[str] = LOCAL_HOSTS,
     verify: bool = True,
 ):
-    """An application with a page that searches an index by images.
+    """A web application whose page searches an index by image.
 
-    It is of the kind (ASGI) that `uvicorn.run(app)` serves and other applications
-    mount. Uploads are neither stored nor logged. Files of the index are the only ones
-    that it reads, and small pictures, without EXIF, are all that leaves of them.
+    `uvicorn.run(app)` serves it, and other ASGI applications can mount it. Uploads are
+    neither stored nor logged. Of the files on disk, only images of the index are read,
+    and they are sent only as thumbnails without EXIF.
 
-    There is no log-in: who reaches the port sees the images. Give it to others through
-    a server that asks who they are.
+    There is no log-in: anyone who reaches the port sees the images. To share it, put a
+    proxy in front of it that checks users.
 
     Args:
         index: the index; `index.in_memory()` answers faster, and frees a local file
-            for other processes. What is added to it later is found, too; labels and
-            counts are those of now.
+            for other processes. Images that are added later are found as well; labels
+            and counts stay those of the start.
         model: the model of the index.
         image_size: side of the squares that the index was made with.
-        max_upload_mib: refuse larger files, before they are read, where their size is
-            told, or as soon as they have turned out to be.
+        max_upload_mib: refuse larger files: before they are read if the request
+            declares its size, else as soon as the limit is passed.
         max_pixels: refuse images of more pixels.
-        allowed_hosts: names, without ports, under which the page may be asked for;
-            `("*",)` for any. On 127.0.0.1, leave it: other sites could else read the
-            images by a name of theirs that leads to your machine.
-        verify: show only files whose content is still that of the index, by the hash
-            that `index_folder` has noted. False for other ids that look like it (32
-            hexadecimal digits): then a file has to lie in the common folder.
+        allowed_hosts: host names, without ports, under which the page is served;
+            `("*",)` for any. Keep the default on 127.0.0.1: otherwise other sites could
+            read the images under a name of theirs that points to your machine.
+        verify: show only files whose content still has the hash that `index_folder`
+            stored. Set it to False for other ids that look like a hash (32 hexadecimal
+            digits); then files must lie in the common folder of the index.
 
     Returns:
         A `starlette.applications.Starlette`.
 
     Raises:
         ImportError: the extra is missing: `pip install 'keras_aploss[app]'`.
-        ValueError: the index is empty, or of another model.
+        ValueError: an argument is out of range, or the index is empty or of another
+            model.
 
     Example:
     >>> import importlib.util
@@ -114,21 +110,23 @@ def search_app(
         import anyio
         from starlette.applications import Starlette
         from starlette.middleware import Middleware
-        from starlette.routing import Route
+        from starlette.routing import Mount, Route
+        from starlette.staticfiles import StaticFiles
     except ImportError as error:
         raise missing_extra(error) from error
     if not max_upload_mib > 0:
         raise ValueError(
             f"Expected `max_upload_mib` above 0. Received: {max_upload_mib=}."
         )
-    require_positive(max_pixels=max_pixels)
     searcher = ImageSearch(
         index, model, image_size=image_size, max_pixels=max_pixels, verify=verify
     )
     pages = _Pages(searcher, int(max_upload_mib * 2**20), anyio)
+    # The registry of Windows may call it text/plain, which browsers would not run.
+    mimetypes.add_type("text/javascript", ".js")
     routes = [
-        Route("/", functools.partial(_file, "page.html")),
-        *(Route(f"/{name}", functools.partial(_file, name)) for name in _FILES),
+        Route("/", _page),
+        Mount("/page", StaticFiles(directory=_FOLDER)),
         Route("/about", pages.about),
         Route("/embed", pages.embed, methods=["POST"]),
         Route("/search", pages.search, methods=["POST"]),
@@ -143,24 +141,20 @@ def search_app(
     )
 
 
-async def _file(name, request):
-    from starlette.responses import Response
+async def _page(request):
+    from starlette.responses import FileResponse
 
-    folder = importlib.resources.files("keras_aploss.app") / "page"
-    contents = (folder / name).read_bytes()
-    return Response(
-        contents, media_type=_FILES[name], headers={"cache-control": "no-cache"}
-    )
+    return FileResponse(_FOLDER / "page.html")
 
 
 class _Pages:
-    """What is answered; the work is done in threads, so that nobody else waits."""
+    """The answers; the work is done in threads, so that other requests do not wait."""
 
     def __init__(self, searcher, limit, anyio):
         self._searcher, self.limit, self._anyio = searcher, limit, anyio
         self._run_sync = anyio.to_thread.run_sync
 
-    # Limiters belong to an event loop, which there is not before the first request.
+    # Limiters belong to an event loop, and that exists from the first request on.
     @functools.cached_property
     def _uploads(self):
         return self._anyio.CapacityLimiter(_UPLOADS)
@@ -223,19 +217,20 @@ class _Pages:
             side,
             limiter=self._drawers,
         )
-        # The key is of the content: another content has another address.
+        # Other content has another id, so another key, and another address.
         kept = {"cache-control": "private, max-age=3600"}
         return Response(contents, media_type="image/jpeg", headers=kept)
 
 
-def _json(data, status=200):
+def _json(data, status=200, headers=()):
     from starlette.responses import JSONResponse
 
-    return JSONResponse(data, status, headers={"cache-control": "no-store"})
+    headers = {**dict(headers), "cache-control": "no-store"}
+    return JSONResponse(data, status, headers=headers)
 
 
 def _box(request):
-    """The numbers of `box`, or None; they are checked where they are used."""
+    """The four numbers of `box`, or None; `ImageSearch` checks their range."""
     text = request.query_params.get("box")
     if text is None:
         return None
@@ -250,7 +245,7 @@ def _box(request):
 
 
 def _question(body):
-    """What `/search` is asked, with what was left out."""
+    """The question in the body of `/search`, completed by defaults."""
     asked = {"labels": [], "start": 0, "count": 24, "expand": 0}
     try:
         asked |= json.loads(body)
@@ -271,16 +266,16 @@ def _question(body):
 
 
 def _error_handlers(limit):
-    """A sentence for everything that can go wrong."""
+    """The status and the message for each class of exceptions."""
     from starlette.exceptions import HTTPException
 
     too_large = f"it is too large: at most {limit / 2**20:,.4g} MiB are taken"
     late = f"it took longer than {SECONDS} seconds to arrive"
     broken = "The server failed: its log tells why."
 
-    def answer(status, sentence=None):
+    def answer(status, sentence=None, headers=()):
         async def handle(request, error):
-            return _json({"error": sentence or str(error)}, status)
+            return _json({"error": sentence or str(error)}, status, headers)
 
         return handle
 
@@ -294,5 +289,6 @@ def _error_handlers(limit):
         ImageGoneError: answer(404),
         ValueError: answer(400),
         OSError: answer(503),
-        Exception: answer(500, broken),
+        # Starlette answers it outside of all middleware, and so of `Guard`.
+        Exception: answer(500, broken, HEADERS),
     }
