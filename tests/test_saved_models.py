@@ -13,6 +13,7 @@ from command_line import fail, succeed
 from keras_aploss import export_saved_model, retrieval_model
 from keras_aploss.models import small_resnet
 from keras_aploss.runs import open_model
+from keras_aploss.serving.wire import parse_unreadable_error
 
 ROOT = pathlib.Path(__file__).parents[1] / "saved_models"
 CARDS = sorted(path.parent for path in ROOT.glob("*/README.md"))
@@ -71,6 +72,10 @@ def test_both_signatures_answer(folder):
     batch = tf.zeros([3, 48, 48, 3])
     found = served.signatures["images"](images=batch)["embedding"]
     assert found.shape == (3, embedding.shape[1])
+    # Clients of today understand what these graphs, of an earlier version, say.
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        served.signatures["serving_default"](image_bytes=tf.stack([png, b"bad", png]))
+    assert parse_unreadable_error(str(raised.value)) == ([1], 3)
 
 
 @pytest.mark.slow
@@ -122,6 +127,10 @@ def test_a_saved_model_is_exported_for_another_size(exported, tmp_path):
     output = succeed("export", copy, "--image-size", 48, "--output", copy.parent)
     assert f"Exported to {tmp_path / 'tiny' / '2'}\n" in output
     shutil.rmtree(copy)
+    # Each weight is written once, not once for each export.
+    weights = "variables/variables.data-00000-of-00001"
+    first, second = version / weights, tmp_path / "tiny" / "2" / weights
+    assert second.stat().st_size < 1.5 * first.stat().st_size
     served = tf.saved_model.load(str(tmp_path / "tiny" / "2")).signatures
     images = np.random.default_rng(2).integers(0, 256, (3, 48, 48, 3), np.uint8)
     expected = model.predict(images.astype("float32"), verbose=0)

@@ -1,8 +1,9 @@
 """Guards of the page: host names, origins, security headers, the size of uploads.
 
 Every site that is open in the same browser can reach a page on 127.0.0.1: such a site
-can give its own name that address (DNS rebinding) and read the answers as its own. So requests under a foreign host name, or sent by a page of another site, are
-refused. No other site may show the page in a frame, and it loads nothing from others.
+can give its own name that address (DNS rebinding) and read the answers as its own. So
+requests under a foreign host name, or sent by a page of another site, are refused. No
+other site may show the page in a frame, and it loads nothing from others.
 
 Starlette's `TrustedHostMiddleware` is no substitute: before version 1 it cuts [::1]:80
 at the first colon, it checks no origins, and answers "Invalid host header" where ours
