@@ -127,3 +127,16 @@ def write_skipped(
     else:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
+
+
+def import_parquet():
+    """The modules `pyarrow` and `pyarrow.parquet`, or how to get them."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(
+            "Expected pyarrow, which reads and writes Parquet files. Received: "
+            f"{error}. Install it: pip install 'keras_aploss[scale]'"
+        ) from error
+    return pyarrow, pyarrow.parquet

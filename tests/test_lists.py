@@ -1,4 +1,4 @@
-"""Lists of images that commands read and write."""
+"""Lists of images that commands read."""
 
 import importlib
 import os
@@ -6,12 +6,10 @@ import pathlib
 
 import numpy as np
 import pytest
-from command_line import read_table
 
-from keras_aploss.cli.lists import listed_paths, listed_rows, write_table
-from keras_aploss.embeddings import EmbeddingShard
-from keras_aploss.embeddings.shard_folder import ShardFolder
-from keras_aploss.embeddings.shards import shard_path, write_shard
+from keras_aploss.cli.lists import paths_in, rows_in
+from keras_aploss.datasets import listed_rows
+from keras_aploss.embeddings import EmbeddedBatch, ShardFolder
 
 NAMES = ["a b.png", "ü.png", "deeper/1.png"]
 LABELS = ["crow", "", "jäy"]
@@ -32,7 +30,8 @@ def test_labels_of_a_folder_are_its_sub_folders(tmp_path):
         ("top.png", ""),
     ]
     assert [path for path, _ in others] == [str(tmp_path / "jay" / "3.webp")]
-    assert listed_paths(tmp_path)[0] == [path for path, _ in rows]
+    given = tmp_path / "top.png", tmp_path, tmp_path / "crow"
+    assert paths_in(given)[0] == [rows[2][0], rows[0][0], rows[1][0]]
 
 
 def test_a_csv_file_has_paths_and_labels(tmp_path):
@@ -74,16 +73,17 @@ def test_a_parquet_file_without_paths_is_told(tmp_path):
 
 def test_shards_are_a_list_of_their_images(tmp_path):
     pytest.importorskip("pyarrow")
-    paths = [f"/photos/{name}" for name in NAMES]
-    with ShardFolder(tmp_path, {}, paths, LABELS, shard_size=2) as work:
-        for number, part in enumerate((slice(0, 2), slice(2, 3))):
-            chosen = paths[part], LABELS[part]
-            shard = EmbeddingShard(chosen[0], np.ones((len(chosen[0]), 2)), *chosen)
+    paths = [str(tmp_path / name) for name in ("a b.png", "ü.png", "1.png")]
+    for path in paths:
+        pathlib.Path(path).write_bytes(b"hashed, and nothing else")
+    folder = tmp_path / "shards"
+    with ShardFolder(folder, {}, paths, LABELS, units=2, shard_size=2) as work:
+        for part in work.missing:
             with pytest.raises(ValueError, match="all 2 shards"):
-                listed_rows(tmp_path)
-            about = {"settings": work.digest, "skipped": []}
-            write_shard(shard_path(tmp_path, number), shard, about)
-    assert listed_rows(tmp_path) == (list(zip(paths, LABELS, strict=True)), [])
+                rows_in(folder)
+            work.write(part, [EmbeddedBatch(np.ones((len(part), 2)))])
+    assert rows_in(folder) == (list(zip(paths, LABELS, strict=True)), [])
+    assert paths_in([folder]) == (paths, [])
 
 
 @pytest.mark.parametrize(
@@ -100,15 +100,3 @@ def test_a_list_that_is_none_is_told(tmp_path, name, text, message):
     (tmp_path / name).write_bytes(text)
     with pytest.raises(ValueError, match=message):
         listed_rows(tmp_path / name)
-
-
-def test_a_table_keeps_the_bytes_of_names(tmp_path):
-    name = os.fsdecode(b"caf\xe9, \n.png")
-    write_table(tmp_path / "t.csv", ("path",), [(name,), ("ü.png",)])
-    assert (
-        pathlib.Path(tmp_path / "t.csv")
-        .read_bytes()
-        .startswith(b'path\r\n"caf\xe9, \n.png"\r\n')
-    )
-    write_table(tmp_path / "t.csv", ("path",), [("ü, \n.png",)])
-    assert read_table(tmp_path / "t.csv") == [["path"], ["ü, \n.png"]]

@@ -36,12 +36,15 @@ def rows(start, stop):
 
 def write_all(folder, numbers=(0, 1, 2)):
     """A folder of three shards of three images at most, written as workers do."""
-    with ShardFolder(folder, {"scales": [1.0]}, PATHS, LABELS, shard_size=3) as work:
+    settings = {"scales": [1.0]}
+    folder_of = ShardFolder(folder, settings, PATHS, LABELS, units=3, shard_size=3)
+    with folder_of as work:
         for number in numbers:
             shard = rows(3 * number, 3 * number + 3)
-            about = {"settings": work.digest, "skipped": []}
+            about = {"settings": work.writer.digest, "skipped": []}
             write_shard(shard_path(folder, number), shard, about)
-        if not work.look():
+        work.look()
+        if not work.missing:
             work.finish()
     return folder
 
@@ -53,6 +56,12 @@ def test_what_was_written_is_read_in_order(tmp_path):
     assert shards[0].vectors.dtype == np.float32
     for name, expected in (("paths", PATHS), ("labels", LABELS), ("ids", IDS)):
         assert [text for s in shards for text in getattr(s, name)] == expected
+
+
+def test_some_columns_are_read_without_the_others(tmp_path):
+    shards = list(read_shards(write_all(tmp_path / "shards"), ["path", "label"]))
+    assert [path for shard in shards for path in shard.paths] == PATHS
+    assert [len(shard.ids) + len(shard.vectors) for shard in shards] == [0, 0, 0]
 
 
 def test_other_readers_see_one_table(tmp_path):

@@ -162,7 +162,7 @@ def test_an_extraction_that_was_stopped_goes_on(finished_run, many, tmp_path, nu
     shown = (tmp_path / "output.txt").read_text()
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert "of 240 embeddings are written. The same command goes on" in shown
+        assert "of 240 embeddings are written. Rerun the command to" in shown
         assert "Traceback" not in shown
     done = {path: path.stat().st_mtime_ns for path in parts(shards)}
     assert 2 < len(done) < 30

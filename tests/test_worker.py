@@ -9,18 +9,25 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_aploss import ImageFiles, retrieval_model
-from keras_aploss.embeddings import combine_scales, embed_at_scales, read_shards
-from keras_aploss.embeddings.shard_folder import ShardFolder
+from keras_aploss import ImageFiles, export_saved_model, retrieval_model
+from keras_aploss.embeddings import (
+    ShardFolder,
+    batches,
+    combine_scales,
+    embed_at_scales,
+    read_shards,
+    shard_folder,
+)
 from keras_aploss.embeddings.shards import read_about, read_shard, shard_path
-from keras_aploss.images import OriginalImages
-from keras_aploss.search.folder import hash_files
+from keras_aploss.images import OriginalImages, hash_files
+from keras_aploss.runs import open_model
 from keras_aploss.workers import worker
-from keras_aploss.workers.model_file import model_file
+from keras_aploss.workers.worker import model_file
 
 pytest.importorskip("pyarrow")
 
 SQUARES = ImageFiles([], 16)
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +50,20 @@ def paths(tmp_path):
 
 
 @pytest.fixture
-def work(tmp_path, model, paths):
-    """A function that has a worker embed shards of five, and returns its answers."""
-    folder = ShardFolder(
-        tmp_path / "shards", {}, paths, [f"l{i}" for i in range(10)], shard_size=5
-    )
+def work(tmp_path, model, paths, monkeypatch):
+    """A function that has a worker embed shards of five, and returns its answers.
 
-    def run(images=SQUARES, numbers=(0, 1), **options):
-        options = {
-            **{"scales": [1.0], "power": None, "batch_size": 4, "threads": 2},
-            **{"units": 8, "samples": paths[:2], **options},
-        }
-        with folder, model_file(model, folder.path) as place:
+    The model is not brought to it by a file: that is tested below.
+    """
+    monkeypatch.setattr(worker, "load_model", lambda *_: model)
+    labels = [f"l{i}" for i in range(10)]
+    folder = ShardFolder(tmp_path / "shards", {}, paths, labels, units=8, shard_size=5)
+
+    def run(images=SQUARES, numbers=(0, 1), samples=paths[:2], **options):
+        options = {"scales": [1.0], "batch_size": 4, "workers": 2, **options}
+        with folder:
             embedder = worker.ShardEmbedder(
-                folder.path,
-                folder.digest,
-                place,
-                images,
-                **options,
+                folder.writer, ("", ""), images, options, samples
             )
             return [embedder({"item": number}) for number in numbers]
 
@@ -77,8 +80,6 @@ def answer(shard, embedded, skipped=0):
     ("images", "scales", "power"),
     [
         (ImageFiles([], 16), [1.0], None),
-        (ImageFiles([], 16, crop=False), [1.0], None),
-        (OriginalImages([]), [1.0, 0.5], None),
         (OriginalImages([], max_size=20), [1.0, 0.7071, 0.5], 3.0),
     ],
 )
@@ -124,16 +125,14 @@ def test_a_shard_of_bad_files_is_empty_and_done(work, paths):
 
 def test_a_file_that_is_damaged_in_between_costs_nothing_else(work, paths, monkeypatch):
     """It is whole when it is looked at, and not any more when it is embedded."""
-    hashes = []
 
-    def damage(good, threads):
-        hashes.append(good)
-        found = hash_files(good, threads)
-        if len(hashes) == 1:
-            os.truncate(paths[2], 40)
-        return found
+    def look(path, look=batches.reason_to_skip):
+        reason = look(path)
+        if path == paths[2]:
+            os.truncate(path, 40)
+        return reason
 
-    monkeypatch.setattr(worker, "hash_files", damage)
+    monkeypatch.setattr(batches, "reason_to_skip", look)
     assert work(numbers=[0]) == [answer(0, 4, 1)]
     shard = read_shard(shard_path(work.folder, 0))
     assert shard.paths == [paths[i] for i in (0, 1, 3, 4)]
@@ -143,13 +142,12 @@ def test_an_image_that_is_listed_twice_has_two_rows(tmp_path, model, paths):
     twice = [paths[0], paths[1], paths[0]]
     labels = ["crow", "jay", "wren"]
     with (
-        ShardFolder(tmp_path / "s", {}, twice, labels, shard_size=9) as folder,
+        ShardFolder(tmp_path / "s", {}, twice, labels, units=8, shard_size=9) as folder,
         model_file(model, folder.path) as place,
     ):
         embedder = worker.ShardEmbedder(
-            folder.path, folder.digest, place, ImageFiles([], 16), [1.0], None, 4, 1, 8,
-            [],
-        )  # fmt: skip
+            folder.writer, place, ImageFiles([], 16), {"workers": 1}, []
+        )
         assert embedder({"item": 0}) == answer(0, 3)
     (shard,) = read_shards(tmp_path / "s")
     assert (shard.paths, shard.labels) == (twice, labels)
@@ -189,7 +187,7 @@ def test_a_full_disk_is_told_and_costs_a_shard(work, monkeypatch):
     """A limit on the size of files stands for the disk: writing fails as there."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    write = worker.write_shard
+    write = shard_folder.write_shard
 
     def write_in_little_room(*arguments):
         resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
@@ -200,7 +198,7 @@ def test_a_full_disk_is_told_and_costs_a_shard(work, monkeypatch):
 
     try:
         work(numbers=[0])
-        monkeypatch.setattr(worker, "write_shard", write_in_little_room)
+        monkeypatch.setattr(shard_folder, "write_shard", write_in_little_room)
         (found,) = work(numbers=[1])
     finally:
         signal.signal(signal.SIGXFSZ, handler)
@@ -218,3 +216,39 @@ def test_a_diverged_model_is_told(work, model, monkeypatch):
     (found,) = work(numbers=[0])
     assert found["error"] == "ValueError"
     assert "Expected finite embeddings" in found["why"]
+
+
+def test_a_worker_has_the_same_model(model, tmp_path):
+    with model_file(model, str(tmp_path)) as place:
+        loaded = worker.load_model(*place)
+    np.testing.assert_array_equal(loaded(IMAGES), model(IMAGES))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_saved_model_is_brought_as_well(model, tmp_path):
+    version = export_saved_model(model, tmp_path / "exported", image_size=32)
+    encoder = open_model(version, needs_size=False).encoder
+    before = encoder.layers[1].filepath
+    (tmp_path / "shards").mkdir()
+    with model_file(encoder, str(tmp_path / "shards")) as place:
+        os.rename(tmp_path / "exported", tmp_path / "elsewhere")  # not seen by workers
+        loaded = worker.load_model(*place)
+    np.testing.assert_allclose(loaded(IMAGES), model(IMAGES), atol=1e-6)
+    assert encoder.layers[1].filepath == before
+
+
+def test_a_program_of_its_own_is_loaded(tmp_path):
+    """Keras refuses lambdas of a file; this one is in the memory of the caller."""
+    images = keras.Input((None, None, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(images)
+    model = keras.Model(images, keras.layers.Lambda(lambda x: 2 * x)(pooled))
+    with model_file(model, str(tmp_path)) as place:
+        np.testing.assert_array_equal(worker.load_model(*place)(IMAGES), model(IMAGES))
+
+
+def test_another_file_in_its_place_is_refused(model, tmp_path):
+    other = retrieval_model("small_resnet", units=8)
+    with model_file(model, str(tmp_path)) as (place, digest):
+        other.save(os.path.join(place, "model.keras"))
+        with pytest.raises(ValueError, match=r"as it was written\. Received: another"):
+            worker.load_model(place, digest)

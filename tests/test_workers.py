@@ -2,7 +2,7 @@
 
 The slow ones start Ray. Where `.[test,scale,search]` is installed, run them with
 
-    python -m pytest -m slow tests/test_distributed.py tests/test_shards_cli.py
+    python -m pytest -m slow tests/test_workers.py tests/test_shards_cli.py
 
 What a worker does is tested without Ray, in `test_worker.py`.
 """

@@ -15,8 +15,8 @@ import stat
 import numpy as np
 import PIL.Image
 
-from keras_aploss.images import decode_contents, file_reason
-from keras_aploss.search import IndexedImage, new_digest
+from keras_aploss.images import decode_contents, file_reason, new_digest
+from keras_aploss.search import IndexedImage
 
 _QUALITY = 85
 _HASH = re.compile("[0-9a-f]{32}")  # of `index_folder`; other ids are not compared

@@ -46,6 +46,44 @@ def _tensorflow_errors():
     return (tensorflow.errors.OpError,) if tensorflow else ()
 
 
+@contextlib.contextmanager
+def resuming_explained():
+    """Say how much is written, and how to resume, when something ends the work."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        notes = _say_notes(error, "\nInterrupted: ")
+        if not notes:
+            raise
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        _say_notes(error)
+        raise
+
+
+def _say_notes(error, event=""):
+    notes = getattr(error, "__notes__", [])
+    for note in notes:
+        click.echo(f"{event}{note}", err=True)
+    return notes
+
+
+def print_embedded(output, shape, skipped):
+    """Say what was written: a file of `shape`, its list, and what was left out."""
+    count, units = shape
+    click.echo(f"{output}: {count:,} embeddings of {units:,} units")
+    click.echo(f"{output}.csv: the image of each")
+    print_skipped(f"{output}.skipped.csv", skipped)
+
+
+def print_skipped(path, skipped):
+    """Say how many files were left out and listed in a file, and show some."""
+    if skipped:
+        click.echo(f"{path}: {len(skipped):,} files left out, such as")
+    for name, reason in skipped[:3]:
+        click.echo(f"  {name}: {reason}")
+
+
 def as_command(context: click.Context) -> str:
     """The command line of a context, quoted for a shell.
 

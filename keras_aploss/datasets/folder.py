@@ -45,6 +45,12 @@ def is_image_name(name):
     return not name.startswith(".") and name.lower().endswith(extensions)
 
 
+def label_in(root: str, path: str) -> str:
+    """The label of an image: the sub-folder of the root, or nothing."""
+    first, _, rest = os.path.relpath(path, root).partition(os.sep)
+    return first if rest else ""
+
+
 def divide_by_format(rows):
     """Divide (path, class) rows into those of a format that is read, and the others."""
     read = [row for row in rows if row[0].lower().endswith(_EXTENSIONS)]

@@ -1,3 +1,7 @@
+from .batches import (
+    ReadableImages as ReadableImages,
+    embedded_batches as embedded_batches,
+)
 from .embedding import embed as embed
 from .expansion import (
     augment_database as augment_database,
@@ -5,19 +9,24 @@ from .expansion import (
     expand_queries as expand_queries,
 )
 from .extraction import (
-    Progress as Progress,
     embed_at_scales as embed_at_scales,
     extract_embeddings as extract_embeddings,
+    extract_files as extract_files,
 )
-from .fingerprint import model_fingerprint as model_fingerprint
-from .postprocessing import postprocess_embeddings as postprocess_embeddings
-from .resuming import (
-    EmbeddingsFile as EmbeddingsFile,
-    check_free as check_free,
+from .fingerprint import (
     describe_images as describe_images,
-    digest_of as digest_of,
-    is_begun as is_begun,
-    require_room as require_room,
+    model_fingerprint as model_fingerprint,
+)
+from .npy_file import (
+    NpyFile as NpyFile,
+    begun_settings as begun_settings,
+    check_npy_path as check_npy_path,
+)
+from .postprocessing import postprocess_embeddings as postprocess_embeddings
+from .resumable import (
+    EmbeddedBatch as EmbeddedBatch,
+    Progress as Progress,
+    write_embeddings as write_embeddings,
 )
 from .scales import (
     check_power as check_power,
@@ -25,24 +34,12 @@ from .scales import (
     combine_scales as combine_scales,
     unit_length as unit_length,
 )
-from .shard_folder import (
-    SKIPPED as SKIPPED,
-    ShardFolder as ShardFolder,
-    read_images as read_images,
-    write_skipped as write_skipped,
-)
+from .shard_folder import ShardFolder as ShardFolder, ShardWriter as ShardWriter
 from .shards import (
-    MANIFEST as MANIFEST,
     EmbeddingShard as EmbeddingShard,
-    import_parquet as import_parquet,
     is_shard_folder as is_shard_folder,
-    read_about as read_about,
     read_manifest as read_manifest,
-    read_shard as read_shard,
     read_shards as read_shards,
-    shard_path as shard_path,
-    whole_shards as whole_shards,
-    write_shard as write_shard,
 )
 from .storage import load_embeddings as load_embeddings
 from .whitening import (

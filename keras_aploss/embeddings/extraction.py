@@ -1,29 +1,30 @@
-"""From images to stored embeddings: work of hours that can be broken off at any time.
+"""Embeddings of images of any sizes, at several scales, in memory or in a `.npy` file.
 
-Images are taken in batches, in order. Threads read the next batch, and scale it, while
-the model works on this one. In a batch, images of one size go through the model
-together. Rows are appended to `PATH.partial`, and `PATH.json` says how many of them are
-safe on the disk, and from which images and which model they are; when all are there,
-the file gets its name in one step.
+The images go through the model batch by batch, see `batches`. A file is written so that
+an interrupted call can be resumed, see `resumable` and `npy_file`.
 
 Dimension key: N images, B images per batch, S scales, D units.
 """
 
-import collections
 import contextlib
-import logging
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import functools
+import os
+import warnings
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from keras_aploss.embeddings.resuming import EmbeddingsFile, settings_of
-from keras_aploss.embeddings.scales import check_power, check_scales, combine_scales
-from keras_aploss.images import scale_image
-
-logger = logging.getLogger(__name__)
+from keras_aploss.embeddings.batches import (
+    ReadableImages,
+    embedded_at_scales,
+    embedded_batches,
+)
+from keras_aploss.embeddings.fingerprint import describe_images, weights_digest
+from keras_aploss.embeddings.npy_file import NpyFile
+from keras_aploss.embeddings.resumable import Progress, write_embeddings
+from keras_aploss.embeddings.scales import check_power, check_scales
+from keras_aploss.images import SkippedImage
 
 
 def embed_at_scales(
@@ -72,18 +73,19 @@ def embed_at_scales(
     scales = _check(images, scales, batch_size, workers)
     progress = Progress(len(images), verbose)
     parts = []
-    batches = _embedded_batches(model, images, scales, batch_size, workers, 0)
+    part = range(len(images))
+    batches = embedded_at_scales(model, images, part, scales, batch_size, workers)
     with contextlib.closing(batches):
-        for start, embeddings in batches:
+        for embeddings, _ in batches:
             parts.append(embeddings)
-            progress.update(start + embeddings.shape[1])
+            progress.add(embeddings.shape[1])
     return np.concatenate(parts, axis=1)
 
 
 def extract_embeddings(
     model: keras.Model,
     images,
-    path,
+    path: str | os.PathLike,
     *,
     scales: Sequence[float] = (1.0,),
     power: float | None = None,
@@ -95,10 +97,10 @@ def extract_embeddings(
 
     Each image is embedded at each scale, the scales are combined and the result is
     brought to unit length (`combine_scales`). A kill at any moment loses the work of
-    the last ten seconds; the same call goes on from there and reads no image again.
+    the last ten seconds; the same call resumes from there and reads no image again.
     A finished file is returned as it is. What may not differ between two calls is in
     `path` + `.json`: number and paths of the images, how they are read, weights of the
-    model, scales, power and batch size. That the files themselves are still the same
+    model, scales, power and batch size. Whether the files themselves are still the same
     is not checked.
 
     Images of one size give, resumed or not, the same bytes; of different sizes, the
@@ -121,8 +123,9 @@ def extract_embeddings(
     Raises:
         ValueError: if `path` holds other embeddings (says which setting differs), an
             image cannot be read, or an embedding is not finite. What was done before
-            is kept. `find_unreadable(paths)` lists bad files beforehand.
-        OSError: if the disk is full. What was done is kept.
+            is kept. `extract_files` leaves bad files out.
+        OSError: if the disk is full, or another process writes to `path`. What was
+            done is kept.
 
     Example:
     >>> import os, tempfile
@@ -137,108 +140,90 @@ def extract_embeddings(
     >>> sorted(os.listdir(folder.name))
     ['photos.npy', 'photos.npy.json']
     """
-    scales = _check(images, scales, batch_size, workers)
+    options = _options(images, scales, power, batch_size, workers)
+    output = NpyFile(path, len(images), _settings(model, images, options))
+    produce = functools.partial(embedded_batches, model, images, **options)
+    write_embeddings(output, produce, verbose=verbose)
+    return output.load()
+
+
+def extract_files(
+    model: keras.Model,
+    images,
+    path: str | os.PathLike,
+    *,
+    left_out: Sequence[SkippedImage] = (),
+    scales: Sequence[float] = (1.0,),
+    power: float | None = None,
+    batch_size: int = 16,
+    workers: int = 2,
+    verbose: int = 0,
+) -> tuple[np.ndarray, list[SkippedImage]]:
+    """Write the embeddings of those files that are images, and list both kinds.
+
+    As `extract_embeddings`, but a file that `find_unreadable` would list has no row.
+    `path` + `.csv` names the image of each row, `path` + `.skipped.csv` the files that
+    were left out and the reasons. Both are written when all is done.
+
+    Args:
+        model: maps `(B, H, W, 3)` images to `(B, D)` embeddings.
+        images: `ImageFiles` or `OriginalImages`.
+        path: the `.npy` file.
+        left_out: files to list as skipped as well, which are not among the images.
+        scales: factors of the sides of each image.
+        power: exponent of the generalized mean over the scales; None: the mean.
+        batch_size: images to read at once.
+        workers: threads that read and scale.
+        verbose: 1 shows a progress bar, with the images per second.
+
+    Returns:
+        The embeddings, mapped read-only, and the files that were left out.
+
+    Raises:
+        ValueError: as `extract_embeddings`; or no file at all is an image.
+        OSError: as `extract_embeddings`.
+
+    Example:
+    >>> import os, tempfile, PIL.Image
+    >>> from keras_aploss import ImageFiles, retrieval_model
+    >>> from keras_aploss.embeddings import extract_files
+    >>> model = retrieval_model("small_resnet", units=8)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> paths = [os.path.join(folder.name, f"{name}.png") for name in "abc"]
+    >>> for path in paths[:2]:
+    ...     PIL.Image.new("RGB", (60, 40), "white").save(path)
+    >>> out = os.path.join(folder.name, "photos.npy")
+    >>> embeddings, skipped = extract_files(model, ImageFiles(paths, 32), out)
+    >>> embeddings.shape, skipped[0].reason
+    ((2, 8), 'the file does not exist')
+    """
+    options = _options(images, scales, power, batch_size, workers)
+    settings = _settings(model, images, options)
+    output = NpyFile(path, len(images), settings, paths=images.paths, left_out=left_out)
+    readable = ReadableImages(images)
+    produce = functools.partial(embedded_batches, model, readable, **options)
+    with warnings.catch_warnings():
+        # What is wrong with a file is listed; Pillow also warns of what is only odd.
+        warnings.filterwarnings("ignore", module="PIL")
+        write_embeddings(output, produce, verbose=verbose)
+    return output.load(), output.skipped
+
+
+def _options(images, scales, power, batch_size, workers):
+    """The options of `embedded_batches`, checked."""
     check_power(power)
-    settings = settings_of(
-        model, images, scales=scales, power=power, batch_size=batch_size
-    )
-    file = EmbeddingsFile(path, len(images), settings)
-    if file.is_finished:
-        return file.finish()
-    with file:
-        start = file.done
-        if start:
-            logger.info("%s: %d of %d are done.", file.path, start, len(images))
-        batches = _embedded_batches(model, images, scales, batch_size, workers, start)
-        progress = Progress(len(images) - start, verbose)
-        with contextlib.closing(batches):
-            for _, embeddings in batches:
-                file.append(combine_scales(embeddings, power=power))
-                progress.update(file.done - start)
-    return file.finish()
+    scales = _check(images, scales, batch_size, workers)
+    return {
+        **{"scales": scales, "power": power},
+        **{"batch_size": batch_size, "workers": workers},
+    }
 
 
-class Progress:
-    """A bar with the rate of this call, which leaves out what was done before it."""
-
-    def __init__(self, total: int, verbose: int):
-        self.bar = keras.utils.Progbar(
-            total, verbose=verbose, stateful_metrics=["images/s"], unit_name="image"
-        )
-        self.started = time.monotonic()
-
-    def update(self, done: int) -> None:
-        rate = done / max(time.monotonic() - self.started, 1e-9)
-        self.bar.update(done, [("images/s", rate)])
-
-
-def _embedded_batches(
-    model, images, scales, batch_size, workers, first
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the start of each batch and its `(S, B, D)` embeddings."""
-    # Images of one size meet the model in batches of one size.
-    full = min(batch_size, len(images))
-    for start, batch in _batches_ahead(images, scales, batch_size, workers, first):
-        yield start, _embed_batch(model, batch, full, images, start)
-
-
-def _batches_ahead(images, scales, batch_size, workers, first):
-    """Yield the start of each batch and its images, `[image][scale]`, one ahead."""
-    pool = ThreadPoolExecutor(workers)
-
-    def read_image(index):
-        image = np.asarray(images[index])
-        if image.ndim != 3:
-            raise ValueError(
-                "Expected images of shape (H, W, 3). Received: "
-                f"images[{index}].shape={image.shape}."
-            )
-        return [scale_image(image, scale) for scale in scales]
-
-    def read_batch(start):
-        stop = min(start + batch_size, len(images))
-        return [pool.submit(read_image, index) for index in range(start, stop)]
-
-    try:
-        following = read_batch(first)
-        for start in range(first, len(images), batch_size):
-            current, following = following, read_batch(start + batch_size)
-            yield start, [future.result() for future in current]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _embed_batch(model, batch, full, images, start):
-    """Embed the images of a batch, `[image][scale]`: `(S, B, D)`."""
-    embedded = [[None] * len(batch) for _ in batch[0]]
-    for scale, row in enumerate(embedded):
-        members = collections.defaultdict(list)  # of each shape
-        for i, image in enumerate(batch):
-            members[image[scale].shape].append(i)
-        for group in members.values():
-            pixels = np.stack([batch[i][scale] for i in group])
-            if len(members) == 1 and len(group) < full:
-                pixels = np.resize(pixels, (full, *pixels.shape[1:]))
-            outputs = model.predict_on_batch(pixels)
-            if getattr(outputs, "ndim", None) != 2:
-                raise ValueError(
-                    "Expected a model with one output of shape (B, D). Received: "
-                    f"output={getattr(outputs, 'shape', type(outputs).__name__)}."
-                )
-            for i, embedding in zip(group, outputs, strict=False):
-                row[i] = np.asarray(embedding, np.float32)
-    embeddings = np.array(embedded)  # (S, B, D)
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=(0, 2)))
-    if len(bad):
-        index = start + int(bad[0])
-        paths = getattr(images, "paths", None)
-        named = f" ({paths[index]!r})" if paths else ""
-        raise ValueError(
-            "Expected finite embeddings. Received: NaN or infinity for "
-            f"images[{index}]{named}. Look for a diverged model or a division by a "
-            "zero length."
-        )
-    return embeddings
+def _settings(model, images, options):
+    """What embeddings depend on, as JSON holds it."""
+    names = ("scales", "power", "batch_size")
+    settings = {**describe_images(images), "weights": weights_digest(model)}
+    return settings | {name: options[name] for name in names}
 
 
 def _check(images, scales, batch_size, workers):

@@ -1,11 +1,14 @@
-"""Which model embeddings are of.
+"""The model and the images that embeddings depend on, in a few digits.
 
 Embeddings of two models lie in different spaces: their similarities are numbers like
 any other, and mean nothing. The fingerprint of a model, kept beside its embeddings,
-tells before anything is compared.
+tells before anything is compared; a digest of the images tells whether an interrupted
+extraction is resumed with the same ones.
 """
 
+import contextlib
 import hashlib
+import json
 
 import keras
 import numpy as np
@@ -32,6 +35,36 @@ def model_fingerprint(model: keras.Model, image_size: int | None = None) -> str:
     False
     """
     digest = hashlib.blake2b(f"image_size={image_size}".encode(), digest_size=8)
+    return _updated(digest, *_values(model, image_size)).hexdigest()
+
+
+def weights_digest(model: keras.Model) -> str:
+    """16 hexadecimal digits that tell models apart, whatever images they take."""
+    return _updated(hashlib.blake2b(digest_size=8), *_values(model, None)).hexdigest()
+
+
+def describe_images(images) -> dict:
+    """Which images, and how they are read, in values of JSON; long lists as digests."""
+    described = {"images": len(images)}
+    if isinstance(images, np.ndarray):
+        digest = _updated(hashlib.blake2b(digest_size=8), images)
+        described["pixels"] = digest.hexdigest()
+    elif hasattr(images, "paths"):
+        for name, value in vars(images).items():
+            is_short = value is None or isinstance(value, bool | int | float | str)
+            with contextlib.suppress(TypeError):  # what JSON does not hold
+                described[name] = value if is_short else digest_of(value)
+    return described
+
+
+def digest_of(value) -> str:
+    """16 hexadecimal digits of what JSON holds."""
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    return _updated(hashlib.blake2b(digest_size=8), text).hexdigest()
+
+
+def _values(model, image_size):
+    """The weights of a model; of one without any, embeddings of two fixed images."""
     values = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
     if not values:
         side = image_size or 64
@@ -39,7 +72,11 @@ def model_fingerprint(model: keras.Model, image_size: int | None = None) -> str:
         outputs = model(noise.astype(np.float32), training=False)
         outputs = keras.ops.convert_to_numpy(outputs)
         values = [np.round(outputs, 3) + 0.0]  # -0.0 has another byte
-    for value in values:
-        digest.update(f"{value.shape}{value.dtype}".encode())
-        digest.update(np.ascontiguousarray(value))
-    return digest.hexdigest()
+    return values
+
+
+def _updated(digest, *arrays):
+    for array in arrays:
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest

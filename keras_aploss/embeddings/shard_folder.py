@@ -1,37 +1,120 @@
-"""The folder that workers fill with shards, and that goes on after a kill.
+"""The folder that workers fill with shards, and that a rerun completes after a kill.
 
-    _manifest.json     what the shards are of, and how many there are
+    _manifest.json     the number of the shards, and the settings they depend on
     _images.parquet    the images, a row group for each shard
     part-000000.parquet, ...
-    _skipped.csv       what could not be read, when all is done
-    _lock              held by the process that has work done here
+    _skipped.csv       the files that could not be read, when all is done
+    _lock              held by the process that directs the work
 
-A shard that is there is done; what is missing is still to be done. So nothing is noted
-while the work goes on, and workers on other machines need nothing but this folder.
+A shard that is there is done; one that is missing is still to be written. So nothing is
+noted while the work goes on, and workers on other machines need only this folder.
+
+Dimension key: N images, D units.
 """
 
 import contextlib
-import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from keras_aploss.embeddings.resuming import digest_of, lock, require_same_settings
+import numpy as np
+
+from keras_aploss.embeddings.fingerprint import digest_of
+from keras_aploss.embeddings.resumable import (
+    EmbeddedBatch,
+    note_progress,
+    require_room,
+    require_same_settings,
+)
 from keras_aploss.embeddings.shards import (
     MANIFEST,
-    import_parquet,
+    EmbeddingShard,
     is_shard_folder,
     read_about,
     read_manifest,
     shard_path,
-    written_at_once,
+    write_shard,
 )
-from keras_aploss.images import SkippedImage
+from keras_aploss.files import locked, replaced, replaced_path
+from keras_aploss.images import SkippedImage, hash_files, none_readable
+from keras_aploss.tables import import_parquet, write_skipped
 
-IMAGES = "_images.parquet"
-SKIPPED = "_skipped.csv"
-_LOCK = "_lock"
+_IMAGES, _SKIPPED, _LOCK = "_images.parquet", "_skipped.csv", "_lock"
+
+
+class ShardWriter(NamedTuple):
+    """Writes single shards of a folder, in any process that sees it.
+
+    Attributes:
+        folder: the path of the folder.
+        digest: of the settings; each shard has it in its footer.
+        units: D.
+    """
+
+    folder: str
+    digest: str
+    units: int
+
+    def path(self, number: int) -> str:
+        """The file of a shard."""
+        return shard_path(self.folder, number)
+
+    def find(self, number: int) -> dict | None:
+        """The footer of a shard; None if it is missing or damaged.
+
+        Raises:
+            ValueError: it is a shard of other settings.
+        """
+        about = read_about(self.path(number))
+        if about and about.get("settings") != self.digest:
+            raise ValueError(
+                f"Expected shards of one extraction in {self.folder!r}. Received: "
+                f"{self.path(number)!r}, which is of another. Delete it."
+            )
+        return about
+
+    def images(self, number: int) -> tuple[list[str], list[str]]:
+        """The paths and labels of the images of a shard."""
+        _, parquet = import_parquet()
+        with parquet.ParquetFile(os.path.join(self.folder, _IMAGES)) as file:
+            table = file.read_row_group(number)
+        return table["path"].to_pylist(), table["label"].to_pylist()
+
+    def write(
+        self, number: int, batches: Iterable[EmbeddedBatch], workers: int = 1
+    ) -> tuple[int, list[SkippedImage]]:
+        """Write a shard; the number of its embeddings, and the files left out.
+
+        Args:
+            number: of the shard.
+            batches: the embeddings of its images.
+            workers: threads that hash the files.
+        """
+        paths, labels = self.images(number)
+        vectors, reasons, done = [np.zeros((0, self.units), np.float32)], {}, 0
+        for batch in batches:
+            vectors.append(np.reshape(batch.vectors, (-1, self.units)))
+            reasons |= {done + i: why for i, why in batch.skipped.items()}
+            done += batch.size
+        ids = hash_files([p for i, p in enumerate(paths) if i not in reasons], workers)
+        rows, skipped, vectors = [], [], iter(np.concatenate(vectors))
+        for i, (path, label) in enumerate(zip(paths, labels, strict=True)):
+            reason = reasons.get(i)
+            if reason is None:
+                id_, vector = ids[path], next(vectors)
+                if not isinstance(id_, OSError):
+                    rows.append((id_, vector, path, label))
+                    continue
+                reason = f"it cannot be opened: {id_.strerror}"  # deleted just now
+            skipped.append(SkippedImage(path, reason))
+        columns = zip(*rows, strict=True) if rows else [[]] * 4
+        shard = EmbeddingShard(*map(list, columns))
+        vectors = np.reshape(shard.vectors, (-1, self.units))
+        about = {"settings": self.digest, "shard": number, "skipped": skipped}
+        write_shard(self.path(number), shard._replace(vectors=vectors), about)
+        return len(rows), skipped
 
 
 class ShardFolder:
@@ -42,17 +125,20 @@ class ShardFolder:
         settings: what the embeddings depend on, as JSON holds it.
         paths: N images.
         labels: the label of each.
+        units: D.
         shard_size: images per shard.
+        left_out: files to list as skipped that are none of the images.
 
     Attributes:
-        digest: of the settings; each shard has it in its footer.
-        count: the number of shards.
-        written: embeddings that are there, when it was entered or `look` was called.
-        skipped: files that were left out, the same.
+        shards: the number of shards.
+        missing_shards: the numbers of those that are missing, as `look` has found.
+        writer: the `ShardWriter` for this or other processes.
+        count, missing, written, skipped: see `resumable`.
 
     Raises:
         ValueError: if the folder holds something else, or shards of other images,
-            another model or other settings, or another process writes there.
+            another model or other settings.
+        OSError: if another process writes there, or the disk has no room.
     """
 
     def __init__(
@@ -62,59 +148,72 @@ class ShardFolder:
         paths: Sequence[str],
         labels: Sequence[str],
         *,
+        units: int,
         shard_size: int,
+        left_out: Sequence[SkippedImage] = (),
     ):
         self.path = os.path.abspath(path)
-        self.settings = {**settings, "shard_size": shard_size}
-        self.digest = digest_of(self.settings)
-        self.count = -(-len(paths) // shard_size)
-        self.written, self.skipped = 0, []
+        described = {"labels": digest_of(labels), "shard_size": shard_size}
+        self.settings = {**settings, **described}
+        self.writer = ShardWriter(self.path, digest_of(self.settings), units)
+        self.count, self.shards = len(paths), -(-len(paths) // shard_size)
+        self.shard_size, self.left_out = shard_size, list(left_out)
+        self.missing_shards, self.written, self._unreadable = [], 0, []
         self._images = {"path": list(paths), "label": list(labels)}
-        self._locked = None
+        self._lock = None
+
+    @property
+    def missing(self) -> list[range]:
+        size = self.shard_size
+        starts = [size * number for number in self.missing_shards]
+        return [range(start, min(start + size, self.count)) for start in starts]
+
+    @property
+    def skipped(self) -> list[SkippedImage]:
+        return self._unreadable + self.left_out
 
     def __enter__(self):
         import_parquet()
         os.makedirs(self.path, exist_ok=True)
         if not is_shard_folder(self.path):
             self._require_free()
-        self._locked = open(os.path.join(self.path, _LOCK), "ab")
-        try:
-            lock(self._locked, self.path)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(os.path.join(self.path, _LOCK), self.path))
             if is_shard_folder(self.path):
                 there = read_manifest(self.path)["settings"]
                 require_same_settings(self.path, there, self.settings)
             else:
                 self._begin()
-            self.missing = self.look()
-        except BaseException:
-            self._locked.close()
-            raise
+            self.look()
+            left = 4 * self.writer.units * sum(map(len, self.missing))
+            require_room(self.path, self.path, left)
+            self._lock = stack.pop_all()
         return self
 
-    def __exit__(self, *_):
-        self._locked.close()  # which frees it
+    def __exit__(self, kind, error, traceback):
+        note_progress(self, error)
+        self._lock.close()
 
-    def look(self) -> list[int]:
-        """Count what is written, and return the numbers of the missing shards."""
-        missing, self.written, self.skipped = [], 0, []
-        for number in range(self.count):
-            path = shard_path(self.path, number)
-            about = read_about(path)
+    def look(self) -> None:
+        """Find out which shards are missing, and count what is in the others."""
+        self.missing_shards, self.written, self._unreadable = [], 0, []
+        for number in range(self.shards):
+            about = self.writer.find(number)
             if about is None:
-                missing.append(number)  # a damaged one is written again
+                self.missing_shards.append(number)  # a damaged one is written again
                 continue
-            if about.get("settings") != self.digest:
-                raise ValueError(
-                    f"Expected shards of one extraction in {self.path!r}. Received: "
-                    f"{path!r}, which is of another. Delete it."
-                )
             self.written += about["rows"]
-            self.skipped += [SkippedImage(*row) for row in about["skipped"]]
-        return missing
+            self._unreadable += [SkippedImage(*row) for row in about["skipped"]]
+
+    def write(self, part: range, batches: Iterable[EmbeddedBatch]) -> None:
+        """Write the shard of the images of `part`."""
+        rows, skipped = self.writer.write(part.start // self.shard_size, batches)
+        self.written += rows
+        self._unreadable += skipped
 
     def finish(self) -> None:
-        """List what was left out, and take away what only the work needed."""
-        write_skipped(self.path, self.skipped)
+        """List what was left out, and remove what only the work needed."""
+        write_skipped(os.path.join(self.path, _SKIPPED), self.skipped)
         for name in os.listdir(self.path):
             path = os.path.join(self.path, name)
             if name.startswith((".part-", "._")):
@@ -122,6 +221,8 @@ class ShardFolder:
                     os.remove(path)
             elif name.startswith(".model-"):
                 shutil.rmtree(path, ignore_errors=True)
+        if not self.written:
+            raise none_readable(self.skipped)
 
     def _require_free(self):
         # Of a first try that was killed, there are names of ours.
@@ -139,40 +240,10 @@ class ShardFolder:
             name: arrow.array(texts, arrow.string())
             for name, texts in self._images.items()
         }
-        with written_at_once(os.path.join(self.path, IMAGES)) as unfinished:
+        with replaced_path(os.path.join(self.path, _IMAGES)) as unfinished:
             parquet.write_table(
-                arrow.table(columns),
-                unfinished,
-                row_group_size=self.settings["shard_size"],
+                arrow.table(columns), unfinished, row_group_size=self.shard_size
             )
-        manifest = {"shards": self.count, "settings": self.settings}
-        with (
-            written_at_once(os.path.join(self.path, MANIFEST)) as unfinished,
-            open(unfinished, "w", encoding="utf-8") as file,
-        ):
+        manifest = {"shards": self.shards, "settings": self.settings}
+        with replaced(os.path.join(self.path, MANIFEST)) as file:
             json.dump(manifest, file, indent=1)
-
-
-def read_images(folder: str, number: int) -> tuple[list[str], list[str]]:
-    """The paths and labels of the images of a shard."""
-    _, parquet = import_parquet()
-    with parquet.ParquetFile(os.path.join(folder, IMAGES)) as file:
-        table = file.read_row_group(number)
-    return table["path"].to_pylist(), table["label"].to_pylist()
-
-
-def write_skipped(folder: str | os.PathLike, skipped: Sequence[SkippedImage]) -> None:
-    """Write the table of the files that were left out; without any there is none."""
-    path = os.path.join(folder, SKIPPED)
-    if not skipped:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
-        return
-    with (
-        written_at_once(path) as unfinished,
-        # Names of files need not be UTF-8: their bytes are kept as they are.
-        open(
-            unfinished, "w", encoding="utf-8", errors="surrogateescape", newline=""
-        ) as file,
-    ):
-        csv.writer(file).writerows([("path", "reason"), *skipped])

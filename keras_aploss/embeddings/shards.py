@@ -4,25 +4,26 @@ One `.npy` file has one writer. Many workers write many files instead: a shard h
 embeddings of some hundred images, with the id of each content, its path and its label,
 and appears under its name in one step, whole. Any reader of Parquet reads a folder of
 them as one table (pyarrow, pandas, DuckDB, Spark): the columns are `id`, `path`,
-`label` and `vector`, a list of D float32. What belongs to the work and not to the table
-begins with `_` or `.`, which these readers pass over.
+`label` and `vector`, a list of D float32. Files that do not belong to the table begin
+with `_` or `.`, which these readers pass over.
 
 Needs pyarrow (`pip install 'keras_aploss[scale]'`), and nothing else of that extra.
 
 Dimension key: N rows of a shard, D units.
 """
 
-import contextlib
 import json
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from keras_aploss.files import replaced_path
+from keras_aploss.tables import import_parquet
+
 MANIFEST = "_manifest.json"
-_KEY = b"keras_aploss"  # of what a shard says about itself, in its footer
+_KEY = b"keras_aploss"  # of the dictionary `about` in the footer of a shard
 
 
 class EmbeddingShard(NamedTuple):
@@ -49,13 +50,17 @@ class EmbeddingShard(NamedTuple):
     labels: Sequence[str]
 
 
-def read_shards(folder: str | os.PathLike) -> Iterator[EmbeddingShard]:
+def read_shards(
+    folder: str | os.PathLike, columns: Sequence[str] | None = None
+) -> Iterator[EmbeddingShard]:
     """Yield the embeddings of a folder that `extract_to_shards` wrote, in order.
 
     One shard is in memory at a time. Ray is not needed, only pyarrow.
 
     Args:
         folder: of the shards.
+        columns: some of `id`, `path`, `label` and `vector`; the others stay empty. By
+            default all of them.
 
     Returns:
         An iterator of `EmbeddingShard`, in the order of the listed images.
@@ -77,12 +82,21 @@ def read_shards(folder: str | os.PathLike) -> Iterator[EmbeddingShard]:
     'nowhere', which has no readable '_manifest.json': No such file or directory. Check
     its spelling.
     """
-    for path in whole_shards(folder):
-        yield read_shard(path)
+    count = read_manifest(folder)["shards"]
+    paths = [shard_path(folder, number) for number in range(count)]
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        raise ValueError(
+            f"Expected all {count} shards in {os.fspath(folder)!r}. Received: "
+            f"{count - len(missing)}; {missing[0]!r} is missing. The extraction is not "
+            "finished: rerun its command to resume."
+        )
+    for path in paths:
+        yield read_shard(path, columns)
 
 
 def read_manifest(folder: str | os.PathLike) -> dict:
-    """What the shards of a folder are of: their number, and all settings."""
+    """The number of the shards of a folder, and the settings that they depend on."""
     try:
         with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
             manifest = json.load(file)
@@ -97,27 +111,13 @@ def read_manifest(folder: str | os.PathLike) -> dict:
 
 
 def is_shard_folder(folder: str | os.PathLike) -> bool:
-    """Whether shards are, or are being, written to a folder."""
+    """Whether a folder holds shards, all of them or some."""
     return os.path.isfile(os.path.join(folder, MANIFEST))
 
 
 def shard_path(folder: str | os.PathLike, number: int) -> str:
     """The file of a shard, by its number from 0."""
     return os.path.join(folder, f"part-{number:06d}.parquet")
-
-
-def whole_shards(folder: str | os.PathLike) -> list[str]:
-    """The files of all shards, in order; refuse a folder that lacks some."""
-    count = read_manifest(folder)["shards"]
-    paths = [shard_path(folder, number) for number in range(count)]
-    missing = [path for path in paths if not os.path.exists(path)]
-    if missing:
-        raise ValueError(
-            f"Expected all {count} shards in {os.fspath(folder)!r}. Received: "
-            f"{count - len(missing)}; {missing[0]!r} is missing. The extraction is not "
-            "finished: run the same command again."
-        )
-    return paths
 
 
 def write_shard(path: str, shard: EmbeddingShard, about: dict) -> None:
@@ -136,7 +136,7 @@ def write_shard(path: str, shard: EmbeddingShard, about: dict) -> None:
         ),
     }
     table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(about)})
-    with written_at_once(path) as unfinished:
+    with replaced_path(path) as unfinished:
         # A dictionary of values that all differ would only cost time.
         parquet.write_table(table, unfinished, use_dictionary=["label"])
 
@@ -159,13 +159,13 @@ def read_shard(path: str, columns: Sequence[str] | None = None) -> EmbeddingShar
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
             "Expected a whole shard of embeddings. Received: "
-            f"{path!r}: {error}. Delete it, and run the same extraction again."
+            f"{path!r}: {error}. Delete it, and rerun the extraction."
         ) from error
     return EmbeddingShard(texts["id"], vectors, texts["path"], texts["label"])
 
 
 def read_about(path: str) -> dict | None:
-    """What a shard says about itself, and its `rows`; None if it is not whole."""
+    """The dictionary `about` of a shard, and its `rows`; None if it is not whole."""
     _, parquet = import_parquet()
     try:
         metadata = parquet.read_metadata(path)
@@ -173,39 +173,3 @@ def read_about(path: str) -> dict | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return {**about, "rows": metadata.num_rows}
-
-
-@contextlib.contextmanager
-def written_at_once(path: str) -> Iterator[str]:
-    """Give the path of a hidden file, which replaces `path` when it is written."""
-    folder, name = os.path.split(path)
-    # Of its own name: two that write the same do not meet.
-    unfinished = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.unfinished")
-    try:
-        try:
-            yield unfinished
-            with open(unfinished, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        except OSError as error:
-            raise OSError(
-                f"Expected to write {path!r}. Received: {error}. What was written "
-                "before is kept. Make room, or choose another place."
-            ) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(unfinished)
-        raise
-
-
-def import_parquet():
-    """The modules `pyarrow` and `pyarrow.parquet`, or how to get them."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(
-            "Expected pyarrow, which reads and writes Parquet files. Received: "
-            f"{error}. Install it: pip install 'keras_aploss[scale]'"
-        ) from error
-    return pyarrow, pyarrow.parquet

@@ -6,6 +6,7 @@ command line can print a limit in its help, and a client can refuse a file, at n
 
 import os
 import stat
+from collections.abc import Sequence
 from typing import NamedTuple
 
 MAX_PIXELS = 100_000_000  # 300 MB once decoded
@@ -54,3 +55,12 @@ def file_reason(path) -> str | None:
         size = status.st_size / 2**20
         return f"it is too large: {size:,.0f} MiB, over {MAX_FILE_MIB} MiB"
     return None
+
+
+def none_readable(skipped: Sequence[SkippedImage]) -> ValueError:
+    """The error where all files were left out and none is left to embed."""
+    example = "".join(f", such as {path!r}: {reason}" for path, reason in skipped[:1])
+    return ValueError(
+        f"Expected at least one readable image. Received: {len(skipped)} files, none "
+        f"readable{example}."
+    )

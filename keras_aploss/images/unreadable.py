@@ -22,6 +22,7 @@ from keras_aploss.images.limits import MAX_PIXELS, SkippedImage, file_reason
 
 # Pillow's name for the JPEG of many phones: a second picture, for depth, follows it.
 _MULTI_PICTURE_JPEG = "MPO"
+MIN_SIDE = 8  # pixels
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", _MULTI_PICTURE_JPEG)
 
 
@@ -29,7 +30,7 @@ def find_unreadable(
     paths,
     *,
     max_pixels: int = MAX_PIXELS,
-    min_side: int = 8,
+    min_side: int = MIN_SIDE,
     workers: int | None = None,
     verbose: int = 0,
 ) -> list[SkippedImage]:
@@ -70,8 +71,11 @@ def find_unreadable(
     return [SkippedImage(path, reason) for path, reason in found if reason]
 
 
-def reason_to_skip(source, max_pixels, min_side):
-    """Why a file, given by its path or its bytes, can not be used."""
+def reason_to_skip(source, max_pixels=MAX_PIXELS, min_side=MIN_SIDE) -> str | None:
+    """The reason why a file, given by its path or its bytes, can not be used, or None.
+
+    Pillow may warn of odd files that can be used.
+    """
     is_path = not isinstance(source, bytes)
     try:
         if is_path and (reason := file_reason(source)):

@@ -1,10 +1,4 @@
-from .folder import (
-    IndexReport as IndexReport,
-    hash_files as hash_files,
-    index_folder as index_folder,
-    label_in as label_in,
-    new_digest as new_digest,
-)
+from .folder import IndexReport as IndexReport, index_folder as index_folder
 from .memory import key_of as key_of
 from .milvus import MAX_RESULTS as MAX_RESULTS
 from .shards import index_shards as index_shards

@@ -13,19 +13,21 @@ keeps what was indexed of it.
 Dimension key: N images, B images per batch, D units.
 """
 
-import hashlib
 import logging
 import os
-import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import keras
 
-from keras_aploss.datasets import divide_by_format, is_image_name
+from keras_aploss.datasets import divide_by_format, is_image_name, label_in
 from keras_aploss.embeddings import embed
-from keras_aploss.images import ImageFiles, SkippedImage, find_unreadable
+from keras_aploss.images import (
+    ImageFiles,
+    SkippedImage,
+    find_unreadable,
+    hash_files,
+)
 from keras_aploss.search.vector_index import VectorIndex
 
 _AT_RISK = 256  # images that are embedded again after a kill
@@ -224,43 +226,6 @@ def _is_text(path):
     except UnicodeEncodeError:
         return False
     return True
-
-
-def label_in(root: str, path: str) -> str:
-    """The label of an image: the sub-folder of the root, or nothing."""
-    first, _, rest = os.path.relpath(path, root).partition(os.sep)
-    return first if rest else ""
-
-
-def hash_files(paths, workers: int, verbose: int = 0) -> dict[str, str | OSError]:
-    """The id of each file, which is a hash of its bytes, or why it cannot be read."""
-    progress = keras.utils.Progbar(len(paths), verbose=verbose, unit_name="file")
-    with ThreadPoolExecutor(workers) as pool:
-        hashes = {}
-        for path, found in zip(paths, pool.map(_hash, paths), strict=True):
-            hashes[path] = found
-            progress.update(len(hashes))
-    return hashes
-
-
-def new_digest():
-    """The hash that an image is known by, of no bytes yet; 32 hexadecimal digits."""
-    return hashlib.blake2b(digest_size=16)
-
-
-def _hash(path):
-    digest = new_digest()
-    try:
-        # What is no file is not read, but left to `find_unreadable`: a pipe would be
-        # waited for without end.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return ""
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    except OSError as error:
-        return error
-    return digest.hexdigest()
 
 
 def _unopened(error):

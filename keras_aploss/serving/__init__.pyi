@@ -2,7 +2,8 @@ from .answers import (
     UnavailableError as UnavailableError,
     UnreadableError as UnreadableError,
 )
-from .client import EmbeddingClient as EmbeddingClient, none_readable as none_readable
+from .client import EmbeddingClient as EmbeddingClient
+from .embed_files import extract_by_server as extract_by_server
 from .graph import decode_batch as decode_batch
 from .saved_model import export_saved_model as export_saved_model
 from .server_files import (

@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_aploss.images import SkippedImage, file_reason
+from keras_aploss.images import SkippedImage, file_reason, none_readable
 from keras_aploss.serving.answers import UnavailableError, UnreadableError, checked
 from keras_aploss.serving.grpc_api import GrpcApi
 from keras_aploss.serving.rest_api import RestApi
@@ -288,15 +288,6 @@ def _groups(sizes, batch_size):
         groups[-1].append(i)
         total += size
     return groups
-
-
-def none_readable(skipped: Sequence[SkippedImage]) -> ValueError:
-    """The error for files of which none is readable, with an example."""
-    example = "".join(f", such as {path!r}: {why}" for path, why in skipped[:1])
-    return ValueError(
-        "Expected at least one readable image. Received: "
-        f"{len(skipped)} files, none readable{example}."
-    )
 
 
 def _size(path):

@@ -23,10 +23,7 @@ from keras_aploss.embeddings import (
     check_power,
     check_scales,
     describe_images,
-    digest_of,
     model_fingerprint,
-    require_room,
-    shard_path,
 )
 from keras_aploss.images import ImageFiles, OriginalImages, SkippedImage
 from keras_aploss.workers.cluster import (
@@ -36,8 +33,7 @@ from keras_aploss.workers.cluster import (
     ray_session,
     worker_environment,
 )
-from keras_aploss.workers.model_file import model_file
-from keras_aploss.workers.worker import ShardEmbedder, attempts_path
+from keras_aploss.workers.worker import ShardEmbedder, attempts_path, model_file
 
 _SAMPLES = 8  # of the images, which every machine must see
 _ERRORS = {"OSError": OSError, "ValueError": ValueError, "MemoryError": MemoryError}
@@ -68,6 +64,7 @@ def extract_to_shards(
     folder: str | os.PathLike,
     *,
     labels: Sequence[str] | None = None,
+    left_out: Sequence[SkippedImage] = (),
     scales: Sequence[float] = (1.0,),
     power: float | None = None,
     shard_size: int = 256,
@@ -80,7 +77,7 @@ def extract_to_shards(
     The embeddings are those of `extract_embeddings`, up to the rounding of float32.
     Files that cannot be read are left out, counted, and listed in the folder's
     `_skipped.csv`. A kill at any moment, of a worker or of all, costs the shards that
-    were not finished: the same call goes on. A finished folder is left as it is.
+    were not finished: the same call resumes. A finished folder is left as it is.
     `read_shards` reads it, and so does any reader of Parquet.
 
     Without `ray.init` before, Ray runs on this machine, and ends with the call. On a
@@ -93,6 +90,7 @@ def extract_to_shards(
         images: `ImageFiles` or `OriginalImages`, N files.
         folder: new or empty, or with shards of the same call.
         labels: N texts to keep beside the embeddings.
+        left_out: files to list as skipped as well, which are not among the images.
         scales: factors of the sides of each image, to be combined.
         power: exponent of the generalized mean over the scales; None: the mean.
         shard_size: images per shard: what a kill costs each worker.
@@ -106,9 +104,9 @@ def extract_to_shards(
     Raises:
         ImportError: Ray or pyarrow is not installed.
         ValueError: for settings out of range, a folder that holds other embeddings
-            (says which setting differs) or is being written to, or embeddings that
-            are not finite.
-        OSError: a shard cannot be written. Those that are there are kept.
+            (says which setting differs), or embeddings that are not finite.
+        OSError: a shard cannot be written, or another process writes to the folder.
+            The shards that are there are kept.
         RuntimeError: workers end again and again.
 
     Example:
@@ -130,30 +128,21 @@ def extract_to_shards(
     import_ray()
     images, labels, unnamed = _named(images, labels)
     settings = {"kind": type(images).__name__, **describe_images(images), **options}
-    settings["labels"] = digest_of(labels)
     settings["fingerprint"] = model_fingerprint(model, fixed_size(images))
-    work = ShardFolder(folder, settings, images.paths, labels, shard_size=shard_size)
+    work = ShardFolder(
+        folder, settings, images.paths, labels,
+        units=units, shard_size=shard_size, left_out=[*unnamed, *left_out],
+    )  # fmt: skip
     with work:
         if work.missing:
-            arguments = {**options, "batch_size": batch_size, "images": images[:0]}
-            arguments |= {"folder": work.path, "digest": work.digest}
-            arguments |= {"samples": _samples(images.paths), "units": units}
-            left = min(len(work.missing) * shard_size, len(images))
-            require_room(work.path, 4 * units * left)
+            options["batch_size"] = batch_size
             with ray_session() as ray, model_file(model, work.path) as place:
                 plan = plan_workers(node_sizes(ray), workers, len(work.missing))
-                answers = _answers(ray, plan, work, {**arguments, "model": place})
-                _count(answers, work, len(images), verbose)
-            _require_all(work, work.look())
-        work.skipped += unnamed
+                answers = _answers(ray, plan, work, place, images, options)
+                _follow(answers, work, verbose)
+            _require_all(work)
         work.finish()
-    if not work.written:
-        raise ValueError(
-            f"Expected at least one readable image. Received: {len(work.skipped)} "
-            f"files, the first of them {work.skipped[0].path!r}: "
-            f"{work.skipped[0].reason}."
-        )
-    return ShardsReport(work.written, work.count, work.skipped)
+    return ShardsReport(work.written, work.shards, work.skipped)
 
 
 def fixed_size(images) -> int | None:
@@ -224,16 +213,19 @@ def _units(model):
     return int(shape[1])
 
 
-def _answers(ray, plan, work, arguments) -> Iterator[dict]:
+def _answers(ray, plan, work, model, images, options) -> Iterator[dict]:
     """Yield what workers say about each of the missing shards, as they are done."""
-    for number in work.missing:
+    for number in work.missing_shards:
         with contextlib.suppress(FileNotFoundError):
-            os.remove(attempts_path(shard_path(work.path, number)))
+            os.remove(attempts_path(work.writer.path(number)))
+    arguments = {"writer": work.writer, "model": model, "images": images[:0]}
+    arguments["options"] = {**options, "workers": plan.cpus}
+    arguments["samples"] = _samples(images.paths)
     shards = ray.data.from_items(
-        work.missing, override_num_blocks=len(work.missing)
+        work.missing_shards, override_num_blocks=len(work.missing_shards)
     ).map(
         ShardEmbedder,
-        fn_constructor_kwargs={**arguments, "threads": plan.cpus},
+        fn_constructor_kwargs=arguments,
         # None waits behind another one while a worker has nothing to do.
         compute=ray.data.ActorPoolStrategy(
             size=plan.workers, max_tasks_in_flight_per_actor=1
@@ -257,23 +249,22 @@ def _answers(ray, plan, work, arguments) -> Iterator[dict]:
         ) from error
 
 
-def _count(answers, work, total, verbose):
-    """Follow the workers; raise what went wrong with one of them."""
-    before = work.written + len(work.skipped)
-    progress = Progress(total - before, verbose)
-    done = 0
+def _follow(answers, work, verbose):
+    """Count what the workers write; raise what went wrong with one of them."""
+    progress = Progress(sum(map(len, work.missing)), verbose)
     with contextlib.closing(answers):
         for answer in answers:
             if answer["error"]:
                 raise _ERRORS.get(answer["error"], RuntimeError)(answer["why"])
-            done += answer["embedded"] + answer["skipped"]
-            progress.update(done)
+            work.written += answer["embedded"]
+            progress.add(answer["embedded"] + answer["skipped"])
 
 
-def _require_all(work, missing):
-    if missing:
+def _require_all(work):
+    work.look()
+    if work.missing:
         raise OSError(
-            f"Expected {work.count} shards in {work.path!r}. Received: workers that "
-            f"wrote them all, and {len(missing)} that are not here. Does each machine "
-            "see this folder under the same path?"
+            f"Expected {work.shards} shards in {work.path!r}. Received: workers that "
+            f"wrote them all, and {len(work.missing)} that are not here. Does each "
+            "machine see this folder under the same path?"
         )

@@ -1,56 +1,100 @@
-"""What a worker does: the images of a shard, embedded and written.
+"""A worker: the model in a process of its own, which embeds and writes shards.
 
-A worker is a process of Ray that loads the model once. It never raises: what went wrong
-is a part of its answer, in words, and the process that asked raises it. So an error is
-one sentence here too, and not the traceback of three machines.
+A worker is a process of Ray that loads the model once. A path that the user gave may
+exist on one machine only; so the model is brought to the workers in the folder of the
+shards, which all of them see, since they write there.
 
-Dimension key: B images of a shard, S scales, D units.
+A worker never raises: what went wrong is a part of its answer, in words, and the
+process that asked raises it. So an error is one sentence here too, and not the
+traceback of three machines.
 """
 
+import contextlib
 import copy
+import hashlib
 import os
+import pathlib
+import shutil
 import socket
+import uuid
+from collections.abc import Iterator
 
-import numpy as np
+import keras
 
-from keras_aploss.embeddings import (
-    EmbeddingShard,
-    combine_scales,
-    embed_at_scales,
-    read_about,
-    read_images,
-    shard_path,
-    write_shard,
-)
-from keras_aploss.images import SkippedImage, find_unreadable
-from keras_aploss.search import hash_files
-from keras_aploss.workers.model_file import load_model
+from keras_aploss.embeddings import ReadableImages, ShardWriter, embedded_batches
 
 _MAX_ATTEMPTS = 3  # workers that one shard may end
+
+
+@contextlib.contextmanager
+def model_file(model: keras.Model, folder: str) -> Iterator[tuple[str, str]]:
+    """Write a model into a folder for as long as workers need it.
+
+    Args:
+        model: any that Keras saves, and one of `keras.layers.TFSMLayer`.
+        folder: where to.
+
+    Yields:
+        The place, and the digest without which it is not loaded.
+    """
+    place = os.path.join(folder, f".model-{uuid.uuid4().hex}")
+    exported = [x for x in model.layers if isinstance(x, keras.layers.TFSMLayer)]
+    origins = [layer.filepath for layer in exported]
+    try:
+        os.makedirs(place)
+        for number, layer in enumerate(exported):
+            # Of a SavedModel a `.keras` file holds no more than the path.
+            copied = os.path.join(place, f"saved_model_{number}")
+            shutil.copytree(layer.filepath, copied)
+            layer.filepath = copied
+        model.save(os.path.join(place, "model.keras"))
+        yield place, _digest(place)
+    finally:
+        for layer, origin in zip(exported, origins, strict=True):
+            layer.filepath = origin
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def load_model(place: str, digest: str) -> keras.Model:
+    """The model of `model_file`, in another process."""
+    if _digest(place) != digest:
+        raise ValueError(
+            f"Expected the model at {place!r}, as it was written. Received: another "
+            "one. Is the folder the same on all machines? Rerun the command."
+        )
+    # A layer can be a program, which Keras loads only if it is told to. This is what
+    # the caller had in memory, to the byte.
+    return keras.saving.load_model(
+        os.path.join(place, "model.keras"), compile=False, safe_mode=False
+    )
+
+
+def _digest(folder):
+    """Of the names and the contents of all files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(pathlib.Path(folder).rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0".encode())
+            with open(path, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 class ShardEmbedder:
     """Embed shards, one after the other, in a worker.
 
     Args:
-        folder: of the shards.
-        digest: of their settings.
+        writer: of the folder of the shards.
         model: where it is, and its digest, see `model_file`.
         images: an empty sequence that reads images as they are to be read.
-        scales, power, batch_size: see `extract_embeddings`.
-        threads: that read.
-        units: D.
+        options: of `embedded_batches`; `workers` are threads.
         samples: images that exist where the work was begun.
     """
 
-    def __init__(
-        self, folder, digest, model, images, scales, power, batch_size, threads, units,
-        samples,
-    ):  # fmt: skip
-        self.folder, self.digest, self.model = folder, digest, None
-        self.place, self.images, self.threads = model, images, threads
-        self.scales, self.power, self.batch_size = scales, power, batch_size
-        self.units, self.samples = units, samples
+    def __init__(self, writer: ShardWriter, model, images, options, samples):
+        self.writer, self.place, self.model = writer, model, None
+        self.images, self.options, self.samples = images, options, samples
 
     def __call__(self, row: dict) -> dict:
         number = int(row["item"])
@@ -65,20 +109,25 @@ class ShardEmbedder:
 
     def _embed(self, number):
         """Write a shard; the numbers of its embeddings, and of what was left out."""
-        path = shard_path(self.folder, number)
-        about = read_about(path)
-        if about and about.get("settings") == self.digest:
-            # The worker that had written it ended before it could say so.
+        about = self.writer.find(number)
+        if about:  # the worker that had written it ended before it could say so
             return about["rows"], len(about["skipped"])
-        attempts = attempts_path(path)
-        shard, skipped = self._embed_images(self._begin(number, attempts))
-        about = {"settings": self.digest, "shard": number, "skipped": skipped}
-        write_shard(path, shard, about)
+        self._require_samples()
+        images = copy.copy(self.images)
+        images.paths, _ = self.writer.images(number)
+        attempts = attempts_path(self.writer.path(number))
+        _count_attempt(attempts, number, images.paths)
+        if self.model is None:
+            self.model = load_model(*self.place)
+        readable, part = ReadableImages(images), range(len(images))
+        batches = embedded_batches(self.model, readable, part, **self.options)
+        with contextlib.closing(batches):
+            threads = self.options["workers"]
+            embedded, skipped = self.writer.write(number, batches, threads)
         os.remove(attempts)
-        return len(shard.paths), len(skipped)
+        return embedded, len(skipped)
 
-    def _begin(self, number, attempts):
-        """The paths and labels of a shard, if this worker can embed them."""
+    def _require_samples(self):
         host = socket.gethostname()
         for sample in self.samples:
             if not os.path.exists(sample):
@@ -87,64 +136,21 @@ class ShardEmbedder:
                     f"where {sample!r} does not exist. Share their folder under the "
                     "same path."
                 )
-        paths, labels = read_images(self.folder, number)
-        with open(attempts, "ab") as file:
-            file.write(b".")
-            count = file.tell()
-        if count > _MAX_ATTEMPTS:
-            os.remove(attempts)
-            raise RuntimeError(
-                f"Expected shard {number}, of {paths[0]!r} to {paths[-1]!r}, to be "
-                f"embedded. Received: {_MAX_ATTEMPTS} workers that ended while they "
-                "had it, as they do without memory. Take fewer workers, a smaller "
-                "batch or smaller images; the same command goes on."
-            )
-        if self.model is None:
-            self.model = load_model(*self.place)
-        return list(zip(paths, labels, strict=True))
 
-    def _embed_images(self, rows):
-        """The embeddings of (path, label) rows, and the files that were left out."""
-        skipped = []
-        while True:
-            ids, bad = self._look_at([path for path, _ in rows])
-            skipped += bad
-            rows = [row for row in rows if row[0] in ids]
-            paths, labels = [path for path, _ in rows], [label for _, label in rows]
-            try:
-                vectors = self._vectors(paths)  # (B, D)
-                break
-            except (ValueError, OSError):
-                # One that was damaged or deleted since costs nothing but itself.
-                if not self._look_at(paths)[1]:
-                    raise
-        ids = [ids[path] for path in paths]
-        return EmbeddingShard(ids, vectors, paths, labels), skipped
 
-    def _look_at(self, paths):
-        """The ids of the files that are images, and the others with the reasons."""
-        paths = list(dict.fromkeys(paths))
-        bad = dict(find_unreadable(paths, workers=self.threads))
-        ids = hash_files([path for path in paths if path not in bad], self.threads)
-        for path, found in ids.items():
-            if isinstance(found, OSError):
-                bad[path] = f"it cannot be opened: {found.strerror}"
-        good = {path: found for path, found in ids.items() if path not in bad}
-        return good, [SkippedImage(*item) for item in bad.items()]
-
-    def _vectors(self, paths):
-        if not paths:
-            return np.zeros((0, self.units), np.float32)
-        images = copy.copy(self.images)
-        images.paths = paths
-        embeddings = embed_at_scales(
-            self.model,
-            images,
-            self.scales,
-            batch_size=self.batch_size,
-            workers=self.threads,
-        )  # (S, B, D)
-        return combine_scales(embeddings, power=self.power)
+def _count_attempt(attempts, number, paths):
+    """Give up a shard that has ended several workers."""
+    with open(attempts, "ab") as file:
+        file.write(b".")
+        count = file.tell()
+    if count > _MAX_ATTEMPTS:
+        os.remove(attempts)
+        raise RuntimeError(
+            f"Expected shard {number}, of {paths[0]!r} to {paths[-1]!r}, to be "
+            f"embedded. Received: {_MAX_ATTEMPTS} workers that ended while they had "
+            "it, as they do without memory. Take fewer workers, a smaller batch or "
+            "smaller images, and rerun the command to resume."
+        )
 
 
 def attempts_path(path: str) -> str:
