@@ -205,7 +205,7 @@ def test_a_full_disk_is_told_and_costs_a_shard(work, monkeypatch):
     assert found["error"] == "OSError"
     assert "part-000001.parquet" in found["why"]
     assert "Make room" in found["why"]
-    monkeypatch.undo()
+    monkeypatch.setattr(shard_folder, "write_shard", write)
     assert work() == [answer(0, 5), answer(1, 5)]
 
 
