@@ -30,7 +30,7 @@ STATIONS = {
     "checkpoints": "models layers pickles",
     "search": "images datasets embeddings evaluation",
     "app": "images embeddings search",
-    "workers": "images embeddings",
+    "workers": "images embeddings layers",
 }
 # Files that are whole or not there, and tables of them, which any station may use.
 STATIONS = {name: f"{uses} files tables" for name, uses in STATIONS.items()}

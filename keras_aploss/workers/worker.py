@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 import keras
 
+from keras_aploss import layers  # noqa: F401  # registers what models are loaded with
 from keras_aploss.embeddings import ReadableImages, ShardWriter, embedded_batches
 
 _MAX_ATTEMPTS = 3  # workers that one shard may end
