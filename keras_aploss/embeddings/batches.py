@@ -8,8 +8,9 @@ Dimension key: B images per batch, B' of them readable, S scales, D units.
 
 import collections
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import keras
 import numpy as np
@@ -91,7 +92,6 @@ def embedded_at_scales(
 
 def _batches_ahead(images, part, scales, batch_size, workers):
     """Yield the start of each batch and its images, `[image][scale]`, one ahead."""
-    pool = ThreadPoolExecutor(workers)
 
     def read_image(index):
         image = images[index]
@@ -105,9 +105,22 @@ def _batches_ahead(images, part, scales, batch_size, workers):
             )
         return [scale_image(image, scale) for scale in scales]
 
+    yield from read_ahead(read_image, part, batch_size, workers)
+
+
+def read_ahead(
+    read: Callable[[int], Any], part: range, batch_size: int, workers: int
+) -> Iterator[tuple[int, list]]:
+    """Yield the start of each batch and `read(index)` of its images.
+
+    Threads read the next batch while the caller works on this one. Closing the iterator
+    ends them.
+    """
+    pool = ThreadPoolExecutor(workers)
+
     def read_batch(start):
         stop = min(start + batch_size, part.stop)
-        return [pool.submit(read_image, index) for index in range(start, stop)]
+        return [pool.submit(read, index) for index in range(start, stop)]
 
     try:
         following = read_batch(part.start)
@@ -116,6 +129,24 @@ def _batches_ahead(images, part, scales, batch_size, workers):
             yield start, [future.result() for future in current]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def embed_full_batch(model: keras.Model, pixels: np.ndarray, size: int) -> np.ndarray:
+    """The `(B, D)` float32 embeddings of B images of one shape.
+
+    Fewer than `size` are filled up with copies, whose embeddings are dropped again, so
+    that the model meets one shape only.
+    """
+    count = len(pixels)
+    if count < size:
+        pixels = np.resize(pixels, (size, *pixels.shape[1:]))
+    outputs = model.predict_on_batch(pixels)
+    if getattr(outputs, "ndim", None) != 2:
+        raise ValueError(
+            "Expected a model with one output of shape (B, D). Received: "
+            f"output={getattr(outputs, 'shape', type(outputs).__name__)}."
+        )
+    return np.asarray(outputs, np.float32)[:count]
 
 
 def _embed_batch(model, batch, full):
@@ -127,16 +158,10 @@ def _embed_batch(model, batch, full):
             members[image[scale].shape].append(i)
         for group in members.values():
             pixels = np.stack([batch[i][scale] for i in group])
-            if len(members) == 1 and len(group) < full:
-                pixels = np.resize(pixels, (full, *pixels.shape[1:]))
-            outputs = model.predict_on_batch(pixels)
-            if getattr(outputs, "ndim", None) != 2:
-                raise ValueError(
-                    "Expected a model with one output of shape (B, D). Received: "
-                    f"output={getattr(outputs, 'shape', type(outputs).__name__)}."
-                )
-            for i, embedding in zip(group, outputs, strict=False):
-                row[i] = np.asarray(embedding, np.float32)
+            size = full if len(members) == 1 else len(group)
+            outputs = embed_full_batch(model, pixels, size)
+            for i, embedding in zip(group, outputs, strict=True):
+                row[i] = embedding
     return np.array(embedded)
 
 

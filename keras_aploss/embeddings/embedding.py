@@ -8,11 +8,11 @@ Dimension key: N images, B images per batch, D units.
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 
+from keras_aploss.embeddings.batches import embed_full_batch, read_ahead
 from keras_aploss.evaluation import check_finite
 
 
@@ -57,16 +57,8 @@ def embed(
     embeddings = []
     with contextlib.closing(_image_batches(images, batch_size, workers)) as batches:
         for batch in batches:
-            size = len(batch)
-            if embeddings and size < batch_size:
-                batch = np.resize(batch, (batch_size, *batch.shape[1:]))
-            outputs = model.predict_on_batch(batch)
-            if getattr(outputs, "ndim", None) != 2:
-                raise ValueError(
-                    "Expected a model with one output of shape (B, D). Received: "
-                    f"output={getattr(outputs, 'shape', type(outputs).__name__)}."
-                )
-            embeddings.append(np.asarray(outputs, np.float32)[:size])
+            size = batch_size if embeddings else len(batch)
+            embeddings.append(embed_full_batch(model, batch, size))
             progress.update(len(embeddings))
     embeddings = np.concatenate(embeddings)
     check_finite(embeddings, "model(images)")
@@ -75,24 +67,18 @@ def embed(
 
 def _image_batches(images, batch_size: int, workers: int) -> Iterator[np.ndarray]:
     """Yield batches; those of a lazy sequence are read one batch ahead."""
-    starts = range(0, len(images), batch_size)
     if isinstance(images, np.ndarray) and images.dtype != object:
-        yield from (images[start : start + batch_size] for start in starts)
+        for start in range(0, len(images), batch_size):
+            yield images[start : start + batch_size]
         return
-    pool = ThreadPoolExecutor(workers)
 
-    def read(start: int) -> list:
-        stop = min(start + batch_size, len(images))
-        return [
-            pool.submit(lambda i=i: np.asarray(images[i])) for i in range(start, stop)
-        ]
+    def read(index):
+        return np.asarray(images[index])
 
-    try:
-        following = read(0)
-        shape = following[0].result().shape
-        for start in starts:
-            current, following = following, read(start + batch_size)
-            batch = [future.result() for future in current]
+    part, shape = range(len(images)), None
+    with contextlib.closing(read_ahead(read, part, batch_size, workers)) as batches:
+        for start, batch in batches:
+            shape = batch[0].shape if shape is None else shape
             for i, image in enumerate(batch, start):
                 if image.shape != shape:
                     raise ValueError(
@@ -101,5 +87,3 @@ def _image_batches(images, batch_size: int, workers: int) -> Iterator[np.ndarray
                         "them to one shape."
                     )
             yield np.stack(batch)
-    finally:
-        pool.shutdown(cancel_futures=True)
