@@ -39,29 +39,12 @@ collect_ignore.append("addons")
 # A server of the tests, of the messages of the extra `serving`.
 collect_ignore.append("model_server.py")
 
-# XLA compiles each case of these for seconds: of them, some stand for all.
-COMPILED = {"test_multistage.py", "test_trainer.py"}
-FAST = ("dropout-xla-3", "chunk[3-xla]", "at_once[xla-5]")
-LONG_ON_TENSORFLOW = ("adamw", "checkpoints_and_validation", "xla")
-# Each takes many seconds, and another case of the test stands for it, or another test:
-# for the quick start and the example of `train_run`, the run that the tests share, a
-# model that `fit` trains, and the smoke run of the gate.
-STOOD_FOR = (
-    "test_quickstart",
-    "runs_as_copied[train_run]",
-    "read_once_per_pass_in_order_and_two_are_alive[1]",
-    "read_once_per_pass_in_order_and_two_are_alive[5]",
-    "an_error_in_load_surfaces_and_the_next_fit_goes_on[1]",
-    "an_error_in_load_surfaces_and_the_next_fit_goes_on[4]",
-)
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as slow what takes long and is stood for by another test.
+    """Leave examples of public names to `test_architecture.py`.
 
-    Examples of public names are left to `test_architecture.py`, which runs them as a
-    user copies them.
+    It runs them as a user copies them.
     """
     if any(item.path.name == "test_architecture.py" for item in items):
         items[:] = [
@@ -70,31 +53,6 @@ def pytest_collection_modifyitems(items):
             if not isinstance(item, pytest.DoctestItem)
             or item.name.rpartition(".")[2] not in keras_aploss.__all__
         ]
-    on_jax = keras.backend.backend() == "jax"
-    is_slow = _is_slow_on_jax if on_jax else _is_slow_on_tensorflow
-    stood_for = set()
-    for item in reversed(items):  # of numbers of cases, the highest come last
-        if is_slow(item.path.name, item.nodeid, stood_for):
-            item.add_marker(pytest.mark.slow)
-
-
-def _is_slow_on_tensorflow(file, name, stood_for):
-    if file in COMPILED and any(part in name for part in LONG_ON_TENSORFLOW):
-        return not any(part in name for part in FAST)
-    if any(part in name for part in STOOD_FOR):
-        return True
-    test, _, case = name.partition("[")
-    if file not in MULTISTAGE or "graph" not in case:
-        return False
-    is_slow = test in stood_for
-    stood_for.add(test)
-    return is_slow
-
-
-def _is_slow_on_jax(file, name, *_):
-    if file in COMPILED:
-        return not any(part in name for part in ("adamw", *FAST))
-    return any(part in name for part in STOOD_FOR)
 
 
 @pytest.fixture(autouse=True)

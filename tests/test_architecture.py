@@ -184,7 +184,11 @@ def test_the_top_level_is_what_a_person_can_hold_in_the_head():
     assert 35 <= len(PUBLIC) <= 45
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+# The run that the tests share and the smoke run of the gate stand for a training run.
+SLOW = [pytest.param("train_run", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", [*(n for n in PUBLIC if n != "train_run"), *SLOW])
 def test_public_names_have_an_example_that_runs_as_copied(name):
     document = inspect.getdoc(getattr(keras_aploss, name)) or ""
     example = doctest.DocTestParser().get_doctest(document, {}, name, None, None)

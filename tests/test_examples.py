@@ -51,6 +51,7 @@ def coloured_photos(folder, *, num_classes, images_per_class):
             PIL.Image.fromarray(image.astype("uint8")).save(path)
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
     output = run(
         "quickstart.py", "--num-landmarks", 8, "--num-test-landmarks", 6,
@@ -84,7 +85,7 @@ def test_convert_omniglot(tmp_path):
         class_names=np.array(["Greek/character01", "Greek/character02", "N'Ko/01"]),
     )
     folder = tmp_path / "omniglot"
-    run("convert_omniglot.py", tmp_path / "omniglot_packed.npz", folder)
+    load("convert_omniglot.py").convert(tmp_path / "omniglot_packed.npz", folder)
     rows = list(csv.DictReader((folder / "manifest.csv").open(encoding="utf-8")))
     assert [row["label"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
     assert [row["split"] for row in rows] == ["train"] * 4 + ["test"] * 2

@@ -1,4 +1,4 @@
-"""Checks of arguments that all readers of images share."""
+"""Checks of arguments for all readers of images."""
 
 import os
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def as_list(paths) -> list[str]:
-    """The paths as text; a single path is refused, whose letters would be files."""
+    """Return the paths as text; a single path is an error: its letters are no files."""
     if isinstance(paths, str | bytes | os.PathLike):
         raise ValueError(
             f"Expected a list of paths. Received: paths={paths!r}. Write [path]."
@@ -15,7 +15,7 @@ def as_list(paths) -> list[str]:
 
 
 def require_positive(**arguments) -> None:
-    """Refuse what is not a positive integer, by its name."""
+    """Raise ValueError, naming the argument, unless all are positive integers."""
     for name, value in arguments.items():
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(

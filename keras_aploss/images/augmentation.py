@@ -1,4 +1,4 @@
-"""Random views of an image: what should not change an embedding.
+"""Random views of an image, all of which should have the same embedding.
 
 Retrieval compares photographs taken from elsewhere, at another hour, with another
 camera. Training shows the network such changes: a random part of the image, slightly
@@ -18,7 +18,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG
 
 
 def resample_crop(image, box, angle, image_size, *, mirrored=False):
-    """Cut a turned rectangle out of an image and resizes it to a square.
+    """Cut a turned rectangle out of an image and resize it to a square.
 
     Args:
         image: (H, W, 3) `uint8` array.
@@ -97,7 +97,7 @@ class Augmentation:
 
     Args:
         image_size: side of the square result.
-        scale: smallest and largest share of the image's area that a crop takes.
+        scale: smallest and largest fraction of the image's area that a crop takes.
         ratio: smallest and largest width / height of a crop. It is stretched to a
             square.
         rotation: largest rotation, in degrees, either way. A turned crop shrinks

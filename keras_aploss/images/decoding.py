@@ -1,12 +1,12 @@
-"""Bytes to pixels, in TensorFlow operations only.
+"""Decode images in TensorFlow operations only, alike in training and in serving.
 
 A model trained on pixels from one decoder and served with another loses precision
-in silence: JPEG decoders differ by several grey levels, resizing filters by more,
-and a phone stores a portrait as a landscape with a note "turn me" in its EXIF
+without any error: JPEG decoders differ by several grey levels, resizing filters by
+more, and a phone stores a portrait as a landscape with a note "turn me" in its EXIF
 header that most decoders ignore. Everything here is therefore made of TensorFlow
 operations: the same code fills a training batch and travels inside the SavedModel.
 
-What is read, recognised by content and never by file name:
+Formats, recognised by content and never by file name:
 
 * JPEG, turned upright as its EXIF orientation says. The exact integer transform
   (`INTEGER_ACCURATE`) gives the very pixels of Pillow; the default one is off by 6.
@@ -24,8 +24,8 @@ decoded: 10 kB of PNG can declare a billion pixels.
 
 For small images, operations cost more than pixels: the executor of a graph visits the
 nodes of a branch that is not taken as well. So a JPEG without EXIF goes through no
-loop, and what few files need (the other formats, a search through segments) is a
-function of its own, never inlined: a branch not taken is then one node.
+loop, and the code for rare cases (other formats, a search through segments) is in
+functions that are never inlined: a branch not taken is then one node.
 
 Dimension key: H, W height and width in pixels.
 """
@@ -89,11 +89,11 @@ def decode_image(contents, *, max_pixels=MAX_PIXELS):
 
 
 def decoder(resize: Callable | None = None):
-    """The graph from a file to pixels, resized if asked for; traced once, for all.
+    """Return the graph from bytes to pixels, resized if asked for; it is traced once.
 
-    One graph is called, not one for each step, and as a concrete function: that takes
-    half of the time that calling a `tf.function` takes. Without AutoGraph, of which
-    its operations have no need, it is traced in less than half the time.
+    It is one concrete function, whose call takes half as long as that of a
+    `tf.function`. Tracing without AutoGraph, which it does not need, also takes less
+    than half the time.
     """
     with _TRACING:  # `functools.cache` lets threads that come at once all trace
         return _traced_decoder(resize)
@@ -113,7 +113,7 @@ def _traced_decoder(resize):
 
 
 def _checked(value, condition, message, *details):
-    """`value`, which nothing can use before `condition` is known to hold."""
+    """Return `value`, usable only once `condition` was checked to hold."""
     check = tf.debugging.Assert(condition, [message, *details], summarize=16)
     with tf.control_dependencies([] if check is None else [check]):
         return tf.identity(value)
@@ -140,7 +140,7 @@ def _contains(contents, word):
 
 
 def _seldom(function, input_signature=None):
-    """A function that a graph calls, and does not inline where it may be called."""
+    """Make a `tf.function` that graphs call and never inline, for rare branches."""
     return tf.function(
         function,
         input_signature,

@@ -1,4 +1,4 @@
-"""Image files: reading them one at a time when they are asked for, or all at once.
+"""Read image files: one at a time, lazily, or all at once.
 
 Dimension key: N files, H, W height and width in pixels, S `image_size`.
 """
@@ -22,7 +22,7 @@ from keras_aploss.images.unreadable import (
 
 
 def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
-    """Reads, decodes and resizes one image file.
+    """Read, decode and resize one image file.
 
     Args:
         path: a JPEG, PNG, GIF or BMP file of at most 512 MiB.
@@ -35,7 +35,7 @@ def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
 
     Raises:
         ValueError: the file is not a readable image.
-        OSError: the file can not be opened.
+        OSError: the file cannot be opened.
 
     Example:
         >>> import os, tempfile, PIL.Image
@@ -52,11 +52,11 @@ def load_image(path, image_size: int, *, crop: bool = True) -> np.ndarray:
 
 
 def read_image(path, change: Callable) -> np.ndarray:
-    """Reads and decodes one image file, and changes its (H, W, 3) tensor.
+    """Read and decode one image file, and apply `change` to its (H, W, 3) tensor.
 
     Raises:
         ValueError: the file is not a readable image.
-        OSError: the file can not be opened.
+        OSError: the file cannot be opened.
     """
     image = _decode_file(path)
     with tf.device("CPU:0"):
@@ -64,10 +64,10 @@ def read_image(path, change: Callable) -> np.ndarray:
 
 
 def decode_contents(contents: bytes, max_pixels: int = MAX_PIXELS):
-    """Decodes the bytes of an image file to a (H, W, 3) `uint8` tensor.
+    """Decode the bytes of an image file to a (H, W, 3) `uint8` tensor.
 
     Raises:
-        ValueError: they are not those of a readable image; the message says why.
+        ValueError: the image is not readable; the message gives the reason.
     """
     return _decode(contents, max_pixels)
 

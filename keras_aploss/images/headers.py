@@ -1,9 +1,9 @@
-"""What image files say of themselves, read by TensorFlow operations.
+"""Read headers of image files in TensorFlow operations: EXIF, sizes, transparency.
 
 TensorFlow's decoders read no EXIF, no size of a GIF and no transparent colour. So the
-headers are walked here. The files may be hostile: every walk moves forward at each
+headers are parsed here. The files may be hostile: every loop moves forward at each
 step and is bounded, and a read beyond the end repeats the last byte instead of
-failing. What makes no sense comes out as a size of 0 or as orientation 1.
+failing. Malformed headers give a size of 0 or orientation 1.
 """
 
 import tensorflow as tf
@@ -19,7 +19,7 @@ _SHORT = 3  # the TIFF code of a 16-bit integer
 _PNG_PIXELS = int.from_bytes(b"IDAT", "big")
 PNG_TRANSPARENCY = b"tRNS"
 
-# What to do at a JPEG marker. The first two are also the bytes to go forward: FF FF
+# Kinds of JPEG markers. The first two are also the bytes to go forward: FF FF
 # pads, as does a byte outside a segment; FF 00, TEM, RSTn and SOI have no length.
 _PADDING, _BARE, _SEGMENT, _APP1, _END = 1, 2, 3, 4, 5
 
@@ -109,7 +109,7 @@ def exif_orientation(data, start, end):
 
 
 def has_transparent_colour(data):
-    """Whether a PNG names a colour as transparent: a chunk tRNS before the pixels."""
+    """True if a PNG has a transparent colour: a chunk tRNS before the pixels."""
     size = tf.size(data, tf.int64)
     transparency = int.from_bytes(PNG_TRANSPARENCY, "big")
 

@@ -1,4 +1,4 @@
-"""Pixels to fewer pixels, or more: the one filter of training and serving.
+"""Resize images, by the same filter in training and serving.
 
 Dimension key: H, W height and width in pixels, S `image_size`.
 """
@@ -13,10 +13,10 @@ def resize_image(image, image_size):
 
     The same as scaling the shorter side to `image_size` and cropping the middle, but
     the crop comes first: a panorama never grows before it is cut, and no image, not
-    even one of 1 x 5000 pixels, can ask for more memory than its square needs.
+    even one of 1 x 5000 pixels, takes more memory than the result.
 
     The filter is an antialiased triangle ("bilinear"): Pillow gives the same pixels
-    to one grey level, and unlike a cubic filter it can not overshoot, so that the
+    to one grey level, and unlike a cubic filter it cannot overshoot, so that the
     rounding to integers loses nothing to clipping.
 
     Args:
@@ -44,8 +44,8 @@ def resize_shorter_side(image, image_size):
     """Resize an image so that its shorter side is `image_size`.
 
     Nothing is cut, except from a strip: of one more than `MAX_ASPECT` (4) times as long
-    as it is wide, the middle is kept. So no image asks for more than four squares of
-    memory; whole, one of 1 x 5000 pixels would grow to 224 x 1,120,000.
+    as it is wide, the middle is kept. So no result has more than 4 `image_size`²
+    pixels; whole, an image of 1 x 5000 would grow to 224 x 1,120,000.
 
     Args:
         image: (H, W, 3) `uint8` tensor or array.

@@ -1,8 +1,8 @@
-"""Image files that can not be used, found beforehand, each with the reason.
+"""Find image files that cannot be used, each with the reason, before a run starts.
 
 Large collections hold empty, truncated, animated and hostile files. One of them,
 met in the middle of an epoch, ends a training run that lasted hours; so a full check
-comes first and says of every bad file, in a sentence, why it is left out.
+comes first and gives, for each bad file, the reason in a sentence.
 """
 
 import concurrent.futures
@@ -34,7 +34,7 @@ def find_unreadable(
     workers: int | None = None,
     verbose: int = 0,
 ) -> list[SkippedImage]:
-    """List the files that can not be used as images, with the reasons.
+    """List the files that cannot be used as images, with the reasons.
 
     Before anything is read, folders, pipes, devices and files over 512 MiB are
     refused. Every other file is judged by its header (format, size, frames, colours)
@@ -72,7 +72,7 @@ def find_unreadable(
 
 
 def reason_to_skip(source, max_pixels=MAX_PIXELS, min_side=MIN_SIDE) -> str | None:
-    """The reason why a file, given by its path or its bytes, can not be used, or None.
+    """Return the reason why a file (its path or its bytes) cannot be used, or None.
 
     Pillow may warn of odd files that can be used.
     """

@@ -1,4 +1,4 @@
-"""A batch in chunks: their sizes, what belongs to which, loops over them, gradients.
+"""Divide a batch into chunks: sizes, rows, sequential loops and gradients.
 
 Dimension key: ``B`` batch, ``n`` chunks, ``q = ⌊B / n⌋`` images of a chunk, one more in
 the first ``B - q n`` chunks.
@@ -11,10 +11,10 @@ from keras import ops, tree
 
 
 class Chunks(NamedTuple):
-    """`size` images in `num` chunks, the first of which may be long by one image.
+    """A batch of `size` images in `num` chunks; the first `size % num` have one more.
 
-    Sizes are integers where they are known, else tensors. Then all loops are traced for
-    both lengths of a chunk, and one of them may run zero times.
+    Sizes are integers where they are known, else scalar tensors. Then each loop is
+    traced for both lengths of a chunk, and one of the two may run zero times.
     """
 
     size: Any
@@ -22,6 +22,7 @@ class Chunks(NamedTuple):
 
     @classmethod
     def of(cls, x, num_chunks):
+        """Divide the rows of `x` into `num_chunks` chunks, or one per row if fewer."""
         size = ops.shape(tree.flatten(x)[0])[0]
         if isinstance(size, int):
             return cls(size, max(1, min(num_chunks, size)))
@@ -38,16 +39,16 @@ class Chunks(NamedTuple):
 
     @property
     def are_even(self):
-        """Whether it is known that no chunk is longer than others."""
+        """True if all chunks are known to have the same length."""
         return isinstance(self.num_long, int) and self.num_long == 0
 
-    def share(self, is_long, dtype):
-        """The part of the batch that a chunk is."""
+    def fraction(self, is_long, dtype):
+        """Images of a chunk divided by images of the batch: its weight in a mean."""
         size = ops.cast(self.short + is_long, dtype)
         return ops.divide_no_nan(size, ops.cast(self.size, dtype))
 
     def take(self, x, c, is_long):
-        """The images `c`, `c + n`, `c + 2n`... of each tensor in `x`."""
+        """Rows `c`, `c + n`, `c + 2n`... of each tensor in `x`: those of chunk `c`."""
         return tree.map_structure(lambda part: self._take(part, c, is_long), x)
 
     def _take(self, x, c, is_long):
@@ -63,15 +64,17 @@ class Chunks(NamedTuple):
         return ops.concatenate([chunk, last])
 
     def buffer(self, output):
-        """Place for all outputs: that of image `k` of chunk `c` is at `[k, c]`."""
+        """Zeros for all outputs: `[k, c]` is for that of image `k` of chunk `c`."""
         rows = self.short if self.are_even else self.short + 1
         return ops.zeros((rows, self.num, *output.shape[1:]), output.dtype)
 
     def put(self, buffer, outputs, c):
+        """Return the buffer with the outputs of chunk `c` written to it."""
         zeros = (0,) * len(outputs.shape[1:])
         return ops.slice_update(buffer, (0, c, *zeros), ops.expand_dims(outputs, 1))
 
     def join(self, buffer):
+        """Return the outputs `(B, ...)` in the order of the batch."""
         return ops.reshape(buffer, (-1, *buffer.shape[2:]))[: self.size]
 
     def run(self, body, carry):
@@ -82,7 +85,10 @@ class Chunks(NamedTuple):
 
 
 def loop(start, stop, body, carry):
-    """`fori_loop`, of which TensorFlow would run up to ten rounds at once."""
+    """`ops.fori_loop`, strictly sequential on TensorFlow as well.
+
+    There, `fori_loop` runs up to ten iterations at once, in the memory of ten chunks.
+    """
     if keras.backend.backend() == "jax":
         return ops.fori_loop(start, stop, body, carry)
     import tensorflow as tf
@@ -105,7 +111,16 @@ def loop(start, stop, body, carry):
 
 
 def pull_back(function, weights, upstream):
-    """Gradient of `function(weights)[:2]` to each of the weights, and the state."""
+    """Vector-Jacobian product of `function` at `weights`.
+
+    Args:
+        function: from weights to (embeddings, added loss, state).
+        weights: list of tensors.
+        upstream: gradients of the training loss to embeddings and added loss.
+
+    Returns:
+        The gradients of the training loss to the weights, and the state.
+    """
     if keras.backend.backend() == "jax":
         import jax
 

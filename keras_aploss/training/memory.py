@@ -1,4 +1,4 @@
-"""How many chunks a batch must be divided into, to fit a given memory.
+"""Choose the number of chunks of a batch, such that one fits a given memory.
 
 Dimension key: ``B`` batch, ``n`` chunks, ``H, W`` height and width of the images.
 """
@@ -10,16 +10,16 @@ from typing import Any
 import keras
 from keras import tree
 
-# Of the bytes of all outputs of layers: gradients of some of them, and buffers of
-# operations, live beside them. Measured in benchmarks/bench_multistage.py.
+# Peak memory by the bytes of all outputs of layers: gradients of some of them and
+# buffers of operations exist at the same time. See benchmarks/bench_multistage.py.
 OVERHEAD = 1.5
 
 
 def activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
     """Bytes of the outputs of all layers, for one image.
 
-    These are what a step of training keeps for its backward pass, roughly: a layer may
-    keep more or nothing at all.
+    It estimates what a training step keeps for its backward pass: a single layer may
+    keep more than its output, or nothing.
 
     Args:
         model: a functional model with one input.
@@ -67,7 +67,7 @@ def choose_num_chunks(
     *,
     num_devices: int = 1,
 ) -> int:
-    """The least number of chunks whose activations fit the memory of a device.
+    """Return the least number of chunks whose activations fit the memory of a device.
 
     Args:
         encoder: a functional model with one input.
@@ -97,9 +97,9 @@ def choose_num_chunks(
             f"image of {image_shape} take. Received: memory_gib={memory_gib:g}. Grant "
             "more memory, or make the images smaller."
         )
-    share = -(-batch_size // num_devices)
-    least = -(-share // fitting)
-    most = share if num_devices > 1 else min(2 * least, share)
+    per_device = -(-batch_size // num_devices)
+    least = -(-per_device // fitting)
+    most = per_device if num_devices > 1 else min(2 * least, per_device)
     for num_chunks in range(least, most + 1):
         if batch_size % (num_chunks * num_devices) == 0:
             return num_chunks

@@ -37,30 +37,30 @@ def embed_in_chunks(
     training: bool = True,
     reader: ChunkReader | None = None,
 ) -> tuple[Any, Any, list]:
-    """Embed a batch chunk by chunk, such that its gradient needs one chunk's memory.
+    """Embed a batch chunk by chunk; its gradient keeps the activations of one chunk.
 
     Chunk `c` holds images `c`, `c + n`, `c + 2n`...: in a batch that is sorted by
     class, each chunk sees nearly all classes, and of a batch that is divided over
-    devices, each chunk takes the same share of each device.
+    devices, each chunk takes equally many from each device.
 
-    The *state* of the encoder is what its non-trainable variables hold. Integers (seeds
-    of dropout) are handed from chunk to chunk. Floats (moving averages of batch
-    normalization) have the same value at the start of each chunk, and at the end the
-    mean of what the chunks, weighed by their sizes, made of it: one update per batch.
+    The *state* of the encoder is the values of its non-trainable variables. Integers
+    (seeds of dropout) are passed on from chunk to chunk. Floats (moving averages of
+    batch normalization) have the same value at the start of each chunk; afterwards,
+    their value is the mean over the chunks, weighed by size: one update per batch.
 
     Args:
         encoder: a built model with one output. Only its trainable variables get a
             gradient, not `x`.
-        x: images `(B, ...)`, or another input of the encoder; or references, of which
-            `reader` makes it.
+        x: images `(B, ...)`, or another input of the encoder; or references to
+            images, which `reader` reads.
         num_chunks: `n`; more than `B` count as `B`.
         training: whether the encoder is called as in training.
-        reader: what reads the images of a chunk; None: `x` holds them.
+        reader: reads the images of a chunk; None: `x` holds them.
 
     Returns:
-        Embeddings `(B, ...)`; the mean over the chunks, weighed by their sizes, of what
-        `add_loss` collected in them, a scalar; new values of the encoder's
-        `non_trainable_variables`, which the caller may assign.
+        Embeddings `(B, ...)`; the losses of `add_loss`, averaged over the chunks,
+        weighed by size, a scalar; new values of the encoder's
+        `non_trainable_variables`, for the caller to assign.
 
     Example:
     >>> import keras
@@ -101,7 +101,7 @@ def embed_in_chunks(
         carry = chunks.buffer(output), ops.zeros((), dtype)
         return _first_pass(encode, images_of, chunks, weights, state, carry), gradient
 
-    # A name of its own: `gradient` is to find the old state under `state`.
+    # Not `state`: `gradient`, which runs later, closes over the old state.
     embeddings, loss, *new_state = embed(*weights)
     return embeddings, loss, new_state
 
@@ -117,15 +117,15 @@ def _first_pass(encode, images_of, chunks, weights, state, carry):
         ]
         embeddings, added, after = encode(images_of(c, is_long, 1), weights, now)
         changes = [
-            change + chunks.share(is_long, old.dtype) * (new - old)
+            change + chunks.fraction(is_long, old.dtype) * (new - old)
             if _is_float(old)
             else new
             for change, new, old in zip(changes, after, state, strict=True)
         ]
-        loss = loss + chunks.share(is_long, loss.dtype) * added
+        loss = loss + chunks.fraction(is_long, loss.dtype) * added
         return chunks.put(buffer, embeddings, c), loss, changes
 
-    # Of floats the change is summed: what does not change does not even get rounded.
+    # Floats: sums of changes, so that a value that does not change keeps every bit.
     changes = [ops.zeros_like(old) if _is_float(old) else old for old in state]
     buffer, loss, changes = chunks.run(add, (*carry, changes))
     after = [
@@ -142,11 +142,11 @@ def _second_pass(encode, images_of, chunks, weights, state, slopes):
     def add(c, is_long, carry):
         gradients, now = carry
         images = images_of(c, is_long, 2)
-        share = chunks.share(is_long, slope_of_loss.dtype)
+        fraction = chunks.fraction(is_long, slope_of_loss.dtype)
         pulled, after = pull_back(
             lambda weights: encode(images, weights, now),
             weights,
-            (chunks.take(slope, c, is_long), share * slope_of_loss),
+            (chunks.take(slope, c, is_long), fraction * slope_of_loss),
         )
         gradients = [a + b for a, b in zip(gradients, pulled, strict=True)]
         now = [

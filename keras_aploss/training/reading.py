@@ -1,4 +1,4 @@
-"""Reading the images of a chunk when its turn comes, from within a compiled step.
+"""Read the images of a chunk just before it is embedded, from a compiled step.
 
 A batch of 4,096 images of 800 x 800 takes 7.9 GB. Here only *references* to them
 (numbers, paths) are handed to the step, and each chunk is read when it is embedded,
@@ -17,12 +17,12 @@ import numpy as np
 from keras import tree
 
 NUM_PASSES = 2
-# Chunks read ahead: one for each device. More are left over from steps that failed.
+# One chunk is read ahead per device; steps that failed leave others behind.
 MAX_COMING = 64
 
 
 class ChunkReader:
-    """Reads chunks of images ahead, and hands them to TensorFlow or JAX.
+    """Reads chunks of images ahead and returns them as tensors of TensorFlow or JAX.
 
     Args:
         load: function from references `(q, ...)` to images `(q, *shape)`, NumPy arrays.
@@ -56,9 +56,8 @@ class ChunkReader:
             x: all references of the batch.
             chunks: a `Chunks`.
             c: number of the chunk, a tensor.
-            is_long: whether it has an image more than others.
-            pass_number: 1 or 2; after the last chunk of the last pass there is nothing
-                to be read ahead.
+            is_long: whether it has one image more than the last chunk.
+            pass_number: 1 or 2; after the last chunk of pass 2, none is read ahead.
         """
         if keras.backend.backend() == "jax":
             return self._read_on_jax(x, chunks, c, is_long, pass_number)
@@ -77,8 +76,8 @@ class ChunkReader:
     def _read_on_jax(self, x, chunks, c, is_long, pass_number):
         import jax
 
-        def read_share(x, c):
-            """Of the chunk, the part of one device."""
+        def read_part(x, c):
+            """Read the images of a chunk that are on one device."""
 
             def host(x, c):
                 x = tree.map_structure(np.asarray, x)
@@ -90,7 +89,7 @@ class ChunkReader:
 
         distribution = keras.distribution.distribution()
         if distribution is None:
-            return read_share(x, c)
+            return read_part(x, c)
         mesh = distribution.device_mesh.backend_mesh
         devices = mesh.shape[distribution.batch_dim_name]
         if chunks.size % (devices * chunks.num):
@@ -102,7 +101,7 @@ class ChunkReader:
             )
         rows = jax.sharding.PartitionSpec(distribution.batch_dim_name)
         return jax.shard_map(
-            read_share,
+            read_part,
             mesh=mesh,
             in_specs=(rows, jax.sharding.PartitionSpec()),
             out_specs=rows,
@@ -112,7 +111,7 @@ class ChunkReader:
     def read_chunk(
         self, x: Any, c: int, num_chunks: int, pass_number: int
     ) -> np.ndarray:
-        """The images of chunk `c` of the references `x`, and begin to read the next."""
+        """Return the images of chunk `c` of references `x`; start to read the next."""
         wanted = _of_chunk(x, c, num_chunks)
         with self._lock:
             future = self._coming.pop(_key(wanted), None)

@@ -1,4 +1,4 @@
-"""A `keras.Model` that trains another one by multistage backpropagation.
+"""A `keras.Model` that trains an encoder by multistage backpropagation.
 
 Dimension key: ``B`` batch, ``q`` images of a chunk, ``H, W`` height and width.
 """
@@ -12,7 +12,7 @@ from keras import ops, tree
 from keras_aploss.training.multistage import embed_in_chunks
 from keras_aploss.training.reading import ChunkReader
 
-# Without activations to keep, smaller chunks save no memory worth their time.
+# Inference keeps no activations: smaller chunks would save little memory.
 INFERENCE_IMAGES = 32
 BACKENDS = ("tensorflow", "jax")
 
@@ -24,10 +24,11 @@ class MultistageTrainer(keras.Model):
     It wraps a plain model and is compiled and fitted as that model would be, with any
     loss on embeddings, metrics, callbacks, `sample_weight`, gradient clipping, weight
     decay, regularizers, mixed precision, `jit_compile`... The gradient is that of the
-    whole batch, not an approximation: the weights are those of training at once, up to
-    rounding. The encoder knows nothing of it: save, export and serve `trainer.encoder`.
+    whole batch, not an approximation: the weights equal those of ordinary training, up
+    to rounding. The encoder stays a plain model: save, export and serve
+    `trainer.encoder`.
 
-    What depends on the chunks:
+    Results that depend on the division into chunks:
 
     * Dropout and random augmentation inside the encoder draw other masks for each
       chunk, and the same ones in both passes over a chunk.
@@ -36,11 +37,11 @@ class MultistageTrainer(keras.Model):
       chunks should hold 16 images or more. (It is frozen in pretrained backbones.)
     * Losses of `add_loss` and `activity_regularizer` are averaged over the chunks.
 
-    Time: two forward passes and one backward, 4/3 of training at once.
+    Time: two forward passes and one backward, 4/3 of ordinary training.
 
-    Images need not exist all at once either: with `load`, what `fit` is given are
-    *references* to images (paths, numbers), and each chunk is read when its turn
-    comes, in both passes, while the chunk before is computed.
+    The images of a batch need not be in memory all at once either: with `load`, `fit`
+    takes *references* to images (paths, numbers), and each chunk is read in both
+    passes just before it is embedded, while the chunk before is computed.
 
     Args:
         encoder: a built model with one input and one output, one row per image.
