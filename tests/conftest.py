@@ -8,12 +8,14 @@ import pytest
 
 import keras_aploss
 
-# Losses and layers run on every backend of Keras, multistage training on TensorFlow and
-# JAX; the rest needs TensorFlow.
-MULTISTAGE = {
+# Losses and layers run on every backend of Keras, samplers and multistage training on
+# TensorFlow and JAX; the rest needs TensorFlow.
+ON_JAX = {
     "test_chunks.py",
     "test_multistage.py",
     "test_reading.py",
+    "test_replacement.py",
+    "test_sampler.py",
     "test_trainer.py",
 }
 ON_TORCH = {
@@ -29,8 +31,7 @@ ON_TORCH = {
     "test_triplet.py",
 }
 ALL = {path.name for path in pathlib.Path(__file__).parent.glob("test_*.py")}
-READ = {"test_replacement.py", "test_sampler.py"}
-HERE = {"tensorflow": ALL, "jax": ON_TORCH | MULTISTAGE | READ, "torch": ON_TORCH}
+HERE = {"tensorflow": ALL, "jax": ON_TORCH | ON_JAX, "torch": ON_TORCH}
 collect_ignore = sorted(ALL - HERE[keras.backend.backend()])
 # Helpers of one test that import PyTorch, which the extra `test` does not install.
 collect_ignore.append("torch_network.py")
