@@ -19,7 +19,7 @@ _SHOWN = 3  # of many missing or repeated names, in an error
 
 
 class Source(NamedTuple):
-    """Where the files of a benchmark come from.
+    """The place from which the files of a benchmark can be had.
 
     Attributes:
         name: the benchmark.

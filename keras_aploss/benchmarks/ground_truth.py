@@ -55,7 +55,7 @@ def read_ground_truth(path: str | os.PathLike) -> Any:
 
 
 def _expanded(value, known, depth=0) -> tuple[int, int]:
-    """How many values there are in a value, counted as often as held, and its height.
+    """Count the values inside a value, each as often as it is held, and its depth.
 
     Raises:
         ValueError: for what is no data, and lists that hold themselves.

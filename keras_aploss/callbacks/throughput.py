@@ -1,4 +1,4 @@
-"""How fast a training is and what memory it takes, in its progress bar."""
+"""Images per second and memory in the progress bar of a training."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""What a checkpoint of the authors holds, checked before a network is built.
+"""The contents of a checkpoint of the authors, checked before a network is built.
 
 Every function takes from the dictionary what it needs, and refuses what it cannot use
 by its name: a network that differs in silence gives wrong embeddings in silence.

@@ -62,7 +62,7 @@ _DAMAGE = (
 
 
 class RefusedError(ValueError):
-    """What stands in a file, after "Received:", and how to mend it."""
+    """The end of an error: the content of a file after "Received:", and the remedy."""
 
     def __init__(self, what: str, mend: str):
         super().__init__(what, mend)

@@ -41,7 +41,7 @@ def _read_csv(csv_path):
 
 
 def _row_mistake(cells):
-    """What is wrong in a row, or None."""
+    """The first problem of a row, or None."""
     for name in ("query", "database"):
         if cells.get(name, "").lower() not in _FLAGS:
             return f"{name}={cells[name]!r}, neither 1 (true, yes) nor 0 (false, no)"

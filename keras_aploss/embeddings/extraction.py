@@ -220,7 +220,7 @@ def _options(images, scales, power, batch_size, workers):
 
 
 def _settings(model, images, options):
-    """What embeddings depend on, as JSON holds it."""
+    """The settings that embeddings depend on, as JSON holds them."""
     names = ("scales", "power", "batch_size")
     settings = {**describe_images(images), "weights": weights_digest(model)}
     return settings | {name: options[name] for name in names}

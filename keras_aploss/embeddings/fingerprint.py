@@ -44,7 +44,7 @@ def weights_digest(model: keras.Model) -> str:
 
 
 def describe_images(images) -> dict:
-    """Which images, and how they are read, in values of JSON; long lists as digests."""
+    """Describe images and their reading in values of JSON; long lists as digests."""
     described = {"images": len(images)}
     if isinstance(images, np.ndarray):
         digest = _updated(hashlib.blake2b(digest_size=8), images)

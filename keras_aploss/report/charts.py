@@ -37,7 +37,7 @@ class Bar(NamedTuple):
 
 @dataclasses.dataclass
 class Chart:
-    """What is drawn, in units of the data, and the scales to pixels.
+    """The range of a chart in units of the data, and the scales to pixels.
 
     Attributes:
         label: what the chart shows, for those who do not see it.

@@ -257,5 +257,5 @@ def load_model(path: pathlib.Path, *, compile: bool = False) -> keras.Model:
 
 
 def _reason(error):
-    """What the system says of a file, without our sentence on how to mend it."""
+    """The message of the system about a file, without our remedy."""
     return error.__cause__ if isinstance(error.__cause__, OSError) else error

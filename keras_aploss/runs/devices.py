@@ -16,7 +16,7 @@ import keras
 
 
 class Devices(NamedTuple):
-    """Where a run trains.
+    """The devices on which a run trains.
 
     Attributes:
         process: number of this process; the first, 0, writes the run folder.

@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 
 class IndexReport(NamedTuple):
-    """What `index_folder` did: numbers of images, and the files that it left out.
+    """The result of `index_folder`: numbers of images, and the files left out.
 
     Example:
     >>> from keras_aploss.search import IndexReport

@@ -1,4 +1,4 @@
-"""How many workers there are, what each of them gets, and where they run.
+"""The number of workers, the resources of each, and the machines they run on.
 
 Ray starts processes on one machine or on many. Each worker reserves processors, which
 are also its threads, so that a machine is neither idle nor oversubscribed; and GPUs, or
@@ -19,7 +19,7 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 
 
 class WorkerPlan(NamedTuple):
-    """How many workers, and the processors and GPUs of each."""
+    """Number of workers, and the processors and GPUs of each."""
 
     workers: int
     cpus: int

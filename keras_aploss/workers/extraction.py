@@ -40,7 +40,7 @@ _ERRORS = {"OSError": OSError, "ValueError": ValueError, "MemoryError": MemoryEr
 
 
 class ShardsReport(NamedTuple):
-    """What `extract_to_shards` has made: of this call and of those before it.
+    """The result of `extract_to_shards`: of this call and of those before it.
 
     Attributes:
         embedded: the embeddings in all shards.
