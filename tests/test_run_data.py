@@ -93,7 +93,9 @@ def test_images_in_memory_and_on_disk_are_the_same(photos, augment):
             np.testing.assert_array_equal(images[i], files[i])
     # Augmentation crops from the whole image, evaluation sees the central square.
     assert cached.train.images[0].shape == ((18, 24, 3) if augment else (16, 16, 3))
-    assert cached.squares[0].shape == cached.test.images[0].shape == (16, 16, 3)
+    assert (
+        cached.evaluation_crops[0].shape == cached.test.images[0].shape == (16, 16, 3)
+    )
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_from_images_to_shards_to_an_index(finished_run, photos, tmp_path):
         [label for shard in shards for label in shard.labels]
     ]
     message = fail("index", "whole", "--index", "w.db", "--model", model)
-    assert "Expected embeddings of squares at one scale" in message
+    assert "Expected embeddings of square crops at one scale" in message
     assert not os.path.exists("w.db")
 
 

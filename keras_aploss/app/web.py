@@ -77,7 +77,7 @@ def search_app(
             for other processes. Images that are added later are found as well; labels
             and counts stay those of the start.
         model: the model of the index.
-        image_size: side of the squares that the index was made with.
+        image_size: side of the square crops that the index was made with.
         max_upload_mib: refuse larger files: before they are read if the request
             declares its size, else as soon as the limit is passed.
         max_pixels: refuse images of more pixels.

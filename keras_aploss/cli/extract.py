@@ -39,7 +39,9 @@ _SHARD_SIZE = 256
 )
 @image_size_option
 @click.option(
-    "--original-size", is_flag=True, help="Whole images at their own size, not squares."
+    "--original-size",
+    is_flag=True,
+    help="Whole images at their own size, not square crops.",
 )
 @click.option(
     "--max-size",

@@ -125,7 +125,7 @@ def _size_of_shards(folder, model, image_size):
     size = settings.get("image_size")
     if not settings.get("crop") or settings["scales"] != [1.0]:
         raise ValueError(
-            "Expected embeddings of squares at one scale, as those of queries are. "
+            "Expected embeddings of square crops at one scale, as queries have. "
             f"Received: {str(folder)!r}, of whole images or several scales. Extract "
             "them with `--image-size`, or add them in Python: `index_shards`."
         )

@@ -1,10 +1,11 @@
 """Stored embeddings: extracted over hours, larger than the memory, refined in order.
 
-`extraction` embeds images at several scales into a `.npy` file and goes on where it was
-broken off; `scales`, `whitening` and `expansion` are what the published evaluations do
-to embeddings before they rank, each a function of arrays, and `postprocessing` is their
-order; `storage` opens a file and says if it is not whole; `shards` are Parquet files
-that many workers write.
+`embedding` embeds images into memory. `extraction` embeds them, also at several scales,
+through `resumable`, the one writer that resumes an interrupted extraction, into an
+`npy_file` or into the Parquet files of a `shard_folder`; `fingerprint` tells models and
+images apart. `scales`, `whitening` and `expansion` are the steps of the published
+evaluations before the ranking, each a function of arrays, and `postprocessing` is their
+order; `storage` opens a file of embeddings, and refuses one that is not whole.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
 """Images at their own size, whole or cropped to a box: the protocol of the benchmarks.
 
 A network that ends in a global pooling takes images of any size, and published numbers
-are measured on whole photos, not on squares. On Oxford and Paris the query is what
+are measured on whole photos, not on square crops. On Oxford and Paris the query is what
 lies in a box, cut out before the network sees it.
 
 Dimension key: N images, H, W height and width in pixels.

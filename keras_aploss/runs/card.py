@@ -32,7 +32,7 @@ def model_card(
 
     Args:
         name: under which the model is served.
-        image_size: side of the squares to which files are resized.
+        image_size: side of the square crops to which files are resized.
         units: size of the embedding.
         max_pixels: above which files are refused.
         scales: at which each image is embedded.

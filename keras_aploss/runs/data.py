@@ -31,14 +31,14 @@ class RunData(NamedTuple):
 
     Attributes:
         train: the training images, as augmentation reads them.
-        squares: the same images as the model sees them in evaluation.
+        evaluation_crops: the same images as the model sees them in evaluation.
         test: the images of the evaluation, of other classes.
         queries: numbers of the test images that are queries; None: all (leave-one-out).
         skipped: the files, or whole classes, that were left out, with the reason.
     """
 
     train: ImageSet
-    squares: Sequence[np.ndarray]
+    evaluation_crops: Sequence[np.ndarray]
     test: ImageSet
     queries: np.ndarray | None
     skipped: Sequence[SkippedImage]
@@ -193,14 +193,16 @@ def read_run_data(settings: RunSettings, *, verbose: int = 0) -> RunData:
     train, test, queries = split_sets(sets, settings)
     # Both parts of one set share what was skipped in it.
     skipped = list(dict.fromkeys([*train.skipped, *test.skipped]))
-    squares = train.images
-    if settings.augment and isinstance(squares, ImageFiles):
+    evaluation_crops = train.images
+    if settings.augment and isinstance(evaluation_crops, ImageFiles):
         # The random crop is taken from the whole image, not from its central square.
         size = round(READING_SCALE * settings.image_size)
-        train = train._replace(images=ImageFiles(squares.paths, size, crop=False))
+        train = train._replace(
+            images=ImageFiles(evaluation_crops.paths, size, crop=False)
+        )
     train = _cached(train, settings, verbose)
     test = _cached(test, settings, verbose)
-    return RunData(train, squares, test, queries, skipped)
+    return RunData(train, evaluation_crops, test, queries, skipped)
 
 
 def read_evaluation_set(

@@ -202,7 +202,7 @@ def _finish(settings, data, checkpoint, export_to):
     try:
         model = encoder_of(load_model(folder / "last.keras"))
         if settings.whitening:
-            _adapt_whitening(model, data.squares, settings)
+            _adapt_whitening(model, data.evaluation_crops, settings)
         # Not the best epoch: chosen on the test images, it would flatter the figures.
         with replaced_path(folder / "model.keras") as new:
             model.save(new)

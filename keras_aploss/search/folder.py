@@ -74,7 +74,7 @@ def index_folder(
         model: maps `(B, image_size, image_size, 3)` images to `(B, D)` embeddings of
             unit length.
         folder: the folder.
-        image_size: side of the squares that the images are made.
+        image_size: side of the square crops that are embedded.
         batch_size: images per call of the model.
         workers: threads that read; by default one per processor.
         verbose: 1 shows progress bars.

@@ -4,7 +4,7 @@
 a server of a cluster. Both are spoken to by `pymilvus`, in the same way.
 
 An image is a row whose key is a digest of its path. So a row that is written twice is
-there once: work that was broken off is done again, and of two writers on servers none
+there once: interrupted work is done again, and of two writers on servers none
 spoils what the other wrote. A local file has one process at a time, which holds a lock.
 
 What the index is of stands in a second, small collection: Milvus Lite keeps no

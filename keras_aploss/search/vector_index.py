@@ -155,7 +155,7 @@ class VectorIndex:
         """Add images, or replace those of the same paths.
 
         When it returns, a kill of the process loses none of them. Adding again what is
-        there changes nothing, so work that was broken off can be done again.
+        there changes nothing, so interrupted work can be done again.
 
         Args:
             ids: of N images, texts that tell contents apart (a hash of the file).

@@ -146,7 +146,7 @@ def extract_to_shards(
 
 
 def fixed_size(images) -> int | None:
-    """The side of images that are squares of one size; None for others."""
+    """The side of square crops of one size; None for other images."""
     is_square = isinstance(images, ImageFiles) and images.crop
     return images.image_size if is_square else None
 
