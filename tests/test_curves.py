@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve
-from test_metrics import rows_of_similarities
+from test_evaluation_metrics import rows_of_similarities
 
 from keras_aploss import evaluate_leave_one_out, evaluate_query_database
 from keras_aploss.evaluation import (

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import threading
 
@@ -21,6 +22,14 @@ def answer(body, status="200 OK", length=None, more=""):
     return head.encode() + body
 
 
+def whole_request(file):
+    """All bytes of a request: what is left unread would reset the connection."""
+    lines = list(iter(file.readline, b"\r\n"))
+    head = b"".join(lines) + b"\r\n"
+    length = re.search(rb"(?i)^content-length: (\d+)", head, re.M)
+    return head + file.read(int(length[1]) if length else 0)
+
+
 @contextlib.contextmanager
 def server_of(*answers):
     """Give an answer to each connection; yields the address and the requests."""
@@ -30,7 +39,7 @@ def server_of(*answers):
         for given in answers:
             connection, _ = listener.accept()
             with connection, contextlib.suppress(OSError):
-                requests.append(connection.recv(2**16))
+                requests.append(whole_request(connection.makefile("rb")))
                 connection.sendall(given)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
