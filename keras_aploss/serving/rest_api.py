@@ -32,7 +32,6 @@ class RestApi:
 
     def __init__(self, server: str, parts: urllib.parse.SplitResult, model: str):
         self.server, self.model = server, model
-        self._pool = urllib3.connection_from_url(server)
         quoted = urllib.parse.quote(model, safe="")
         self._path = f"{parts.path.rstrip('/')}/v1/models/{quoted}"
 
@@ -72,8 +71,7 @@ class RestApi:
         return predictions
 
     def close(self) -> None:
-        """Close the connections."""
-        self._pool.close()
+        """Do nothing: no connection outlives its request."""
 
     def _call(self, method, path, body, timeout, version):
         """The JSON value in the answer to a request, or the error for its status."""
@@ -81,20 +79,24 @@ class RestApi:
         headers = {"Connection": "close"}
         if body:
             headers["Content-Type"] = "application/json"
+        # A pool would keep the connection, and send the next request into one that the
+        # server, asked to close it, is about to close.
+        pool = urllib3.connection_from_url(self.server)
         try:
-            response = self._pool.urlopen(
-                method,
-                path,
-                body,
-                headers,
-                retries=False,
-                redirect=False,
-                timeout=urllib3.Timeout(total=timeout),
-                preload_content=False,
-                decode_content=False,
-            )
-            with contextlib.closing(response):
-                data = self._read(response, deadline)
+            with contextlib.closing(pool):
+                response = pool.urlopen(
+                    method,
+                    path,
+                    body,
+                    headers,
+                    retries=False,
+                    redirect=False,
+                    timeout=urllib3.Timeout(total=timeout),
+                    preload_content=False,
+                    decode_content=False,
+                )
+                with contextlib.closing(response):
+                    data = self._read(response, deadline)
         except (TimeoutError, urllib3.exceptions.HTTPError) as error:
             if _is_late(error):
                 raise answers.too_slow(self.server, timeout) from error
