@@ -353,6 +353,7 @@ def resume(folder):
     assert process.wait(300) == 0, (folder / "output.txt").read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_images_are_read_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     settings = {**LONG_RUN, "num_landmarks": 200_000}

@@ -107,7 +107,10 @@ def asked(models):
     return count
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_a_stopped_embed_goes_on(number, server, models, many, tmp_path):
     def arguments(name):
         to = "--server", server, "--model", "tiny", "--batch-size", 2

@@ -296,5 +296,6 @@ def refuse_workers():
     print("refused")
 
 
+@pytest.mark.slow
 def test_several_hosts_are_refused():
     assert in_fresh_process("test_replicas.refuse_workers()").endswith("refused\n")
