@@ -224,7 +224,7 @@ def test_importing_the_package_imports_nothing_else():
 @pytest.mark.parametrize(
     "imports",
     [
-        "import keras, keras_aploss",
+        pytest.param("import keras, keras_aploss", marks=pytest.mark.slow),
         "import keras_aploss; keras_aploss.ImageSet; import keras",
     ],
 )

@@ -326,7 +326,9 @@ def test_intervals_that_are_kept_are_those_made_again(mode, num_bins, monkeypatc
 
 WAYS = [{"jit_compile": False}]
 if BACKEND == "tensorflow":
-    WAYS += [{"run_eagerly": True}, pytest.param({}, marks=pytest.mark.slow)]
+    WAYS += [
+        pytest.param(way, marks=pytest.mark.slow) for way in ({"run_eagerly": True}, {})
+    ]
 
 
 @slow_on_jax

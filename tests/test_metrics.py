@@ -193,7 +193,9 @@ def test_embeddings_that_are_not_finite_are_no_number_in_a_graph():
 
 
 @slow_on_jax
-@pytest.mark.parametrize("multistage", [False, True])
+@pytest.mark.parametrize(
+    "multistage", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_fit_shows_them(multistage):
     if multistage and BACKEND == "torch":
         pytest.skip("multistage training runs on TensorFlow and JAX")

@@ -59,11 +59,9 @@ def test_the_automatic_number_of_chunks_follows_the_memory(encoder):
     settings = RunSettings(image_size=64).replace(batch_size=4096)
     counts = [
         num_chunks_of(dataclasses.replace(settings, memory_gib=gib), encoder, ONE)
-        for gib in (0.25, 1.0, 4.0, 64.0)
+        for gib in (1.0, 64.0)
     ]
-    assert counts == sorted(counts, reverse=True)
-    assert counts[-1] == 1
-    assert counts[1] == 16  # as in the example of `choose_num_chunks`
+    assert counts == [16, 1]  # the first as in the example of `choose_num_chunks`
     on_four = num_chunks_of(
         dataclasses.replace(settings, memory_gib=1.0),
         encoder,
