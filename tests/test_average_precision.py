@@ -200,6 +200,7 @@ def test_the_fast_way_equals_the_definition_in_values_and_gradients(
         np.testing.assert_allclose(gradient, other, atol=num_bins * 10 * TOLERANCE)
 
 
+@slow_on_jax
 @pytest.mark.parametrize("exclude_self", [False, True])
 def test_the_loss_of_a_batch_equals_the_definition(exclude_self):
     """Ties, an opposite, a class of one image and a distractor; in one list each."""
@@ -297,6 +298,7 @@ def test_loss_is_a_mean_over_queries_with_positives(labels, exclude_self, seed):
         assert float(loss(labels, x)) == pytest.approx(expected, abs=TOLERANCE)
 
 
+@slow_on_jax
 def test_distractors_are_in_the_lists_but_never_queries_nor_relevant():
     x = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], "float32")
     labels = np.array([5, 5, -1, -1])
@@ -308,6 +310,7 @@ def test_distractors_are_in_the_lists_but_never_queries_nor_relevant():
     assert float(APLoss()(labels, x)) > float(alone)
 
 
+@slow_on_jax
 def test_reductions_and_sample_weight():
     x = unit(np.random.default_rng(3), 5, 4)
     labels = np.array([[0], [0], [1], [1], [2]])  # the last has no other of its class
@@ -343,6 +346,7 @@ def test_class_ids_that_collide_as_floats_stay_apart(dtype):
     assert history.history["loss"][0] == pytest.approx(float(APLoss()(small, x)))
 
 
+@slow_on_jax
 @pytest.mark.parametrize("policy", ["mixed_bfloat16"])
 def test_arithmetic_is_float32_under_mixed_precision(policy):
     rng = np.random.default_rng(5)
@@ -402,6 +406,7 @@ def test_wrong_input_is_named(labels, embeddings, message):
         APLoss()(labels, embeddings)
 
 
+@slow_on_jax
 @each_mode_slowly
 @pytest.mark.parametrize("wrong", [0.5, np.nan, 2.0**25])
 def test_float_labels_pass_if_they_are_whole_numbers(wrong, mode):
@@ -459,6 +464,7 @@ def test_config_round_trip_and_reload_with_a_compiled_model(tmp_path):
     assert reloaded.loss.get_config() == loss.get_config()
 
 
+@slow_on_jax
 @each_mode
 def test_same_input_same_bits(mode):
     x = unit(np.random.default_rng(9), 256, 16).astype("float32")
@@ -484,6 +490,7 @@ def test_nan_similarity_gives_nan_in_its_row_only_and_relevance_is_binary(mode):
     assert ap[1] == again[1] <= 1
 
 
+@slow_on_jax
 def test_a_row_without_positives_has_no_ap_and_no_gradient():
     similarity = np.array([[0.9, -2.0, 0.1], [0.3, 0.2, -0.4]])
     relevance = np.array([[False] * 3, [True, False, False]])

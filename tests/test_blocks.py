@@ -13,7 +13,6 @@ from gradients import (
     MANY,
     TOLERANCE,
     WIDEST,
-    each_mode,
     each_mode_slowly,
     normalize,
     on_tensorflow,
@@ -87,6 +86,7 @@ def test_counts_of_a_database_equal_their_definition(
         np.testing.assert_allclose(result[i], expected, atol=10 * TOLERANCE)
 
 
+@slow_on_jax
 @each_mode_slowly
 @pytest.mark.parametrize("exclude_self", [False, True])
 def test_block_size_changes_nothing(mode, exclude_self):
@@ -132,7 +132,7 @@ def test_where_similarities_are_exact_no_bit_depends_on_the_block_size(mode):
         np.testing.assert_array_equal(values, expected)
 
 
-@each_mode
+@each_mode_slowly
 def test_a_batch_is_a_database_of_itself(mode):
     rng = np.random.default_rng(3)
     x, labels = unit(rng, 30, 6), rng.integers(-1, 6, 30)

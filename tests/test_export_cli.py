@@ -4,6 +4,7 @@ import importlib.util
 
 import numpy as np
 import PIL.Image
+import pytest
 import tensorflow as tf
 from command_line import fail, succeed
 
@@ -45,6 +46,7 @@ def test_versions_stay_as_they_are(finished_run, tmp_path):
     assert b"--epochs 3" in second["2/README.md"]
 
 
+@pytest.mark.slow
 def test_scales_and_whitening_are_in_the_graph(finished_run, tmp_path):
     rng = np.random.default_rng(0)
     paths = []

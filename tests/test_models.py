@@ -37,7 +37,7 @@ def test_without_units_the_embedding_has_the_channels_of_the_backbone():
 @pytest.mark.parametrize(
     ("name", "module"),
     [
-        ("MobileNetV2", "mobilenet_v2"),
+        pytest.param("MobileNetV2", "mobilenet_v2", marks=pytest.mark.slow),
         ("VGG16", "vgg16"),
         pytest.param("DenseNet121", "densenet", marks=pytest.mark.slow),
         pytest.param("EfficientNetB0", "efficientnet", marks=pytest.mark.slow),

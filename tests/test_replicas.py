@@ -227,6 +227,7 @@ def check_run(found, case, devices):
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_devices_change_neither_loss_nor_weights(tmp_path_factory):
     check_run(results_of(QUICK, tmp_path_factory), *QUICK[0])
 
