@@ -47,6 +47,7 @@ def interrupt_at(monkeypatch, step, folder, settings, error=KeyboardInterrupt):
         return train_run(settings, folder, export_to=None, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_an_epoch_goes_on_as_if_unbroken(
     finished_run, tiny_settings, monkeypatch, tmp_path
 ):

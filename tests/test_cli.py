@@ -195,6 +195,7 @@ def make_photos(root):
     return root / "photos"
 
 
+@pytest.mark.slow
 def test_a_model_file_is_evaluated_and_exported_with_an_image_size(
     finished_run, tmp_path
 ):

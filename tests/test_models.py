@@ -103,6 +103,7 @@ def test_weights_of_a_file_are_loaded(tmp_path):
     np.testing.assert_array_equal(loaded(images()), backbone(images()))
 
 
+@pytest.mark.slow
 def test_training_raises_average_precision_and_the_file_reloads(tmp_path):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
