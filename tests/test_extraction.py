@@ -9,9 +9,8 @@ import PIL.Image
 import pytest
 from command_line import read_table
 
-from keras_aploss import ImageFiles, embed, extract_embeddings, retrieval_model
+from keras_aploss import ImageFiles, embed, extract_embeddings, images, retrieval_model
 from keras_aploss.embeddings import (
-    batches,
     combine_scales,
     embed_at_scales,
     extract_files,
@@ -71,13 +70,13 @@ def test_what_is_damaged_after_it_was_looked_at_is_left_out(
 ):
     good = [paths[i] for i in GOOD]
 
-    def look(path, look=batches.reason_to_skip):
+    def look(path, look=images.reason_to_skip):
         reason = look(path)
         if path == good[2]:
             os.truncate(path, 40)
         return reason
 
-    monkeypatch.setattr(batches, "reason_to_skip", look)
+    monkeypatch.setattr(images, "reason_to_skip", look)
     path = tmp_path / "e.npy"
     embeddings, skipped = extract_files(model, ImageFiles(good, 16), path)
     assert [skipped_path for skipped_path, _ in skipped] == [good[2]]

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_aploss.embeddings.resumable import EmbeddedBatch
 from keras_aploss.embeddings.scales import combine_scales
-from keras_aploss.images import SkippedImage, reason_to_skip, scale_image
+from keras_aploss.images import SkippedImage
 
 
 class ReadableImages:
@@ -34,6 +34,8 @@ class ReadableImages:
         return len(self.paths)
 
     def __getitem__(self, index):
+        from keras_aploss.images import reason_to_skip  # decodes, by TensorFlow
+
         path = self.paths[index]
         reason = reason_to_skip(path)
         if reason is None:
@@ -104,6 +106,8 @@ def _batches_ahead(images, part, scales, batch_size, workers):
                 f"images[{index}].shape={image.shape}."
             )
         return [scale_image(image, scale) for scale in scales]
+
+    from keras_aploss.images import scale_image  # by TensorFlow
 
     yield from read_ahead(read_image, part, batch_size, workers)
 
