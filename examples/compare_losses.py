@@ -132,8 +132,9 @@ def train(trial):
     augmentation = Augmentation(
         ARGUMENTS.image_size, scale=(0.5, 1), rotation=10, flip=ARGUMENTS.flip
     )
+    images = DATA["large"][chosen]
     batches = ClassBalancedSampler(
-        DATA["large"][chosen],
+        images,
         labels,
         classes_per_batch=ARGUMENTS.classes_per_batch,
         images_per_class=ARGUMENTS.images_per_class,
@@ -150,21 +151,21 @@ def train(trial):
     )  # fmt: skip
     model.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-4), loss)
     if trial.loss == "softmax":
-        batches = shuffle(batches, trial.seed)
+        batches = shuffle(batches, images, trial.seed)
     begin = time.perf_counter()
     history = model.fit(batches, shuffle=False, verbose=0).history
     row = {"seconds": time.perf_counter() - begin, "train_loss": history["loss"][-1]}
     return row | measure(encoder, trial)
 
 
-def shuffle(batches, seed):
+def shuffle(batches, images, seed):
     """The images of all batches in random order: a batch of few classes misleads."""
     import keras
 
     class ShuffledBatches(keras.utils.PyDataset):
         def __init__(self):
             super().__init__()
-            drawn = [batches.indices(0, step) for step in range(len(batches))]
+            drawn = [batches.indices.batch(0, step) for step in range(len(batches))]
             order = np.random.default_rng([seed, 3]).permutation(np.concatenate(drawn))
             self.batches = np.split(order, len(batches))
 
@@ -172,13 +173,11 @@ def shuffle(batches, seed):
             return len(self.batches)
 
         def __getitem__(self, step):
-            images = [
-                batches.augment(
-                    batches.images[i], np.random.default_rng([seed, step, n])
-                )
+            augmented = [
+                batches.augment(images[i], np.random.default_rng([seed, step, n]))
                 for n, i in enumerate(self.batches[step])
             ]
-            return np.stack(images), batches.labels[self.batches[step]]
+            return np.stack(augmented), batches.labels[self.batches[step]]
 
     return ShuffledBatches()
 

@@ -182,9 +182,9 @@ def drawn_by(process, settings):
     settings = RunSettings(**settings)
     images = read_run_data(settings).train
     whole = make_sampler(settings, images, Devices(0, 1, 1, "one"))
-    size = len(whole.indices(0, 0)) // 2
+    size = len(whole.indices.batch(0, 0)) // 2
     numbers = [
-        whole.indices(epoch, step)[process * size : (process + 1) * size]
+        whole.indices.batch(epoch, step)[process * size : (process + 1) * size]
         for epoch in range(settings.epochs)
         for step in range(len(whole))
     ]

@@ -20,7 +20,6 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-import keras_aploss
 from keras_aploss import (
     APLoss,
     ClassBalancedSampler,
@@ -28,6 +27,7 @@ from keras_aploss import (
     TripletSemiHardLoss,
     export_saved_model,
     load_image,
+    losses,
     retrieval_model,
     synthetic_landmarks,
 )
@@ -48,7 +48,7 @@ def write_losses(path):
         arrays |= {f"{batch}/labels": labels, f"{batch}/embeddings": embeddings}
     for case in cases.cases():
         batch, name, arguments = case
-        loss = cases.loss_of(keras_aploss, name, arguments, {"manhattan": manhattan})
+        loss = cases.loss_of(losses, name, arguments, {"manhattan": manhattan})
         labels, embeddings = map(tf.constant, batches[batch])
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
