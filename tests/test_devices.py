@@ -243,6 +243,7 @@ def test_two_hosts_give_the_run_of_one_and_tensorflow_goes_on(
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """An unbroken run of two hosts, and one of which the second host was killed."""
+    pytest.importorskip("jax")
     root = tmp_path_factory.mktemp("killed")
     output = root / "output.txt"
     settings = {"strategy": "data_parallel", "epochs": 12, "steps_per_epoch": 6}

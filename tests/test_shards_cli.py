@@ -155,7 +155,7 @@ def test_an_extraction_that_was_stopped_goes_on(finished_run, many, tmp_path, nu
     wait_until(process, lambda: len(parts(shards)) > 2)
     workers = embedding_workers(process.pid)
     assert len(workers) == 2
-    assert "Expected no other process that writes to" in fail(*given, *many)
+    assert "Expected no other process that has" in fail(*given, *many)
     process.send_signal(number)
     process.wait(60)
     assert not still_run(workers)
