@@ -164,7 +164,7 @@ def test_queries_that_say_nothing_or_something_else_are_refused(queries, message
 
 
 def test_embeddings_may_be_lists_and_need_one_label_each():
-    embeddings, labels = [[1, 0], [0, 1], [2, 1]], [0, 1, 0]
+    embeddings, labels = [[1, 0], [0, 1], [0.8, 0.6]], [0, 1, 0]
     for queries in (None, [0], np.array([2, 0], "uint8")[:1]):
         result = evaluate_embeddings(embeddings, labels, queries)
         assert result.average_precision.shape == (3,)
@@ -293,6 +293,7 @@ def test_some_images_may_query_and_the_others_be_the_database():
     rng = np.random.default_rng(3)
     labels = np.array([0, 0, 0, 1, 1, 1, -1, -1])
     embeddings = rng.normal(size=(8, 4))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     queries = [0, 4, 5]
     result = evaluate_embeddings(embeddings, labels, queries)
     database = [1, 2, 3, 6, 7]

@@ -39,6 +39,7 @@ def test_curve_equals_scikit_learn(num_positives, decimals):
 def test_curve_of_embeddings_is_the_mean_over_queries_with_positives():
     rng = np.random.default_rng(3)
     embeddings = rng.normal(size=(150, 5)).astype("float32")
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     # Classes of different sizes, one of a single image, and distractors.
     labels = np.concatenate(
         [np.repeat(np.arange(6), [40, 30, 25, 20, 14, 1]), [-1] * 20]

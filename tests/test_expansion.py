@@ -207,8 +207,8 @@ ONE = np.array([[1.0, 0.0]])
         ({"queries": np.ones(2)}, r"queries\.shape=\(2,\)"),
         ({"queries": np.ones((1, 2), int)}, "int64"),
         ({"database": np.array([[1.0, 0.0, 0.0]])}, "one number of units"),
-        ({"database": 2 * ONE}, "`database` with row 0 of length 2"),
-        ({"queries": np.array([[np.nan, 0]])}, "`queries` with row 0 of length nan"),
+        ({"database": 2 * ONE}, "`database` with 1 of 1 .* index 0 of length 2"),
+        ({"queries": np.array([[np.nan, 0]])}, "`queries` with 1 of 1 rows holding NaN"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments, message):
@@ -225,7 +225,7 @@ def test_an_image_is_no_neighbour_of_itself():
 def test_a_bad_row_late_in_the_database_is_found():
     database = embeddings_of(30, 4, 0)
     database[27] *= 3
-    with pytest.raises(ValueError, match="row 27 of length 3"):
+    with pytest.raises(ValueError, match="index 27 of length 3"):
         augment_database(database, k=1, block_size=8)
 
 

@@ -32,6 +32,8 @@ def test_reads_the_published_form(tmp_path):
     assert not any(len(group) for group in junk)
     rng = np.random.default_rng(0)
     queries, database = rng.normal(size=(2, 4)), rng.normal(size=(6, 4))
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    database /= np.linalg.norm(database, axis=1, keepdims=True)
     results = evaluate_benchmark(benchmark, queries, database)
     order = np.argsort(-queries @ database.T, axis=1).tolist()
     for part, (ranked, relevant) in {

@@ -4,6 +4,7 @@ import hypothesis
 import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
+from exact_rows import EXACT_ROWS, draw_exact_rows
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
@@ -67,8 +68,9 @@ def test_leave_one_out_equals_scikit_learn(tied):
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 12, 90)
     embeddings = rng.normal(size=(90, 8)) + rng.normal(size=(12, 8))[labels]
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     if tied:
-        embeddings = embeddings.round()  # small integers: exact products, many ties
+        embeddings = draw_exact_rows(rng, 90)
     result = evaluate_leave_one_out(embeddings, labels)
     similarity = embeddings.astype(np.float32) @ embeddings.astype(np.float32).T
     for i, value in enumerate(result.average_precision):
@@ -82,8 +84,9 @@ def test_leave_one_out_equals_scikit_learn(tied):
 @st.composite
 def labelled_embeddings(draw):
     num = draw(st.integers(2, 12))
-    # Small integers: exact products, many ties. Labels: distractors and singletons.
-    embeddings = draw(arrays.arrays(np.float64, (num, 2), elements=st.integers(-2, 2)))
+    rows = st.integers(0, len(EXACT_ROWS) - 1)
+    embeddings = EXACT_ROWS[draw(arrays.arrays(np.int64, num, elements=rows))]
+    # Distractors and singletons, too.
     labels = draw(arrays.arrays(np.int32, num, elements=st.integers(-2, 3)))
     return embeddings, labels
 
@@ -117,7 +120,7 @@ def test_leave_one_out_equals_the_matrix_form(case, interpolation):
 
 def test_query_database_equals_the_matrix_form():
     rng = np.random.default_rng(2)
-    queries, database = rng.integers(-2, 3, (7, 3)), rng.integers(-2, 3, (300, 3))
+    queries, database = draw_exact_rows(rng, 7), draw_exact_rows(rng, 300)
     kind = rng.integers(0, 3, (7, 300))
     kind[4] = 0  # a query without positives
     result = evaluate_query_database(
@@ -134,7 +137,7 @@ def test_query_database_equals_the_matrix_form():
 
 
 def test_distractors_lower_precision_and_are_no_queries():
-    embeddings = np.array([[1.0, 0.0], [0.8, 0.6], [0.98, 0.2], [0.98, 0.2]])
+    embeddings = np.array([[1.0, 0.0], [0.8, 0.6], [0.96, 0.28], [0.96, 0.28]])
     clean = evaluate_leave_one_out(embeddings[:2], [5, 5])
     assert clean.metrics["map"] == 1
     result = evaluate_leave_one_out(embeddings, [5, 5, -1, -1])
@@ -204,7 +207,7 @@ def test_relevant_by_label():
 @pytest.mark.parametrize("block_size", [None, 1, 3, 10])
 def test_top_k_with_ties(block_size):
     rng = np.random.default_rng(5)
-    queries, database = rng.integers(-2, 3, (10, 3)), rng.integers(-2, 3, (40, 3))
+    queries, database = draw_exact_rows(rng, 10), draw_exact_rows(rng, 40)
     similarity = queries @ database.T
     for k in (1, 7, 40):
         indices, values = top_k(queries, database, k, block_size=block_size)
@@ -236,7 +239,7 @@ def test_memory_is_a_block(monkeypatch):
         return matmul(a, b, out=out)
 
     monkeypatch.setattr(np, "matmul", spy)
-    evaluate_leave_one_out(np.ones((30, 2)), np.repeat(np.arange(15), 2))
+    evaluate_leave_one_out(np.ones((30, 1)), np.repeat(np.arange(15), 2))
     assert sizes == [(3, 30)] * 10
 
 
@@ -260,7 +263,8 @@ BAD[[2, 3], 1] = np.nan, np.inf
         ({"embeddings": np.eye(4, dtype=complex)}, "complex"),
         ({"embeddings": BAD}, "2 of 4 rows .* first at index 2"),
         ({"embeddings": np.eye(4) * 1e39}, "4 of 4 rows"),
-        ({"embeddings": np.eye(4) * 1e30}, "Normalise"),
+        ({"embeddings": np.eye(4) * 1e30}, "4 of 4 rows of other lengths.*1e[+]30"),
+        ({"embeddings": np.diag([1, 1.02, 0.98, 1])}, "2 of 4 .* index 1 of length 1.02"),
         ({"labels": [0, 0, 1]}, r"len\(embeddings\)=4, len\(labels\)=3"),
         ({"labels": [0.0, 0, 1, 1]}, "Number the classes"),
         ({"labels": ["a", "a", "b", "b"]}, "Number the classes"),
@@ -283,10 +287,12 @@ def test_leave_one_out_errors(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"queries": np.ones((2, 3))}, r"of one size.*queries.shape=\(2, 3\)"),
+        ({"queries": np.eye(3)[:2]}, r"of one size.*queries.shape=\(2, 3\)"),
         ({"queries": BAD[:2] * np.nan}, "`queries` with 2 of 2"),
         ({"database": np.empty((0, 4))}, "`database` to be a non-empty"),
         ({"database": BAD}, "`database` with 2 of 4"),
+        ({"queries": 2 * np.eye(4)[:2]}, "`queries` with 2 of 2 .*UnitNormalization"),
+        ({"database": np.eye(4) * 3}, "`database` with 4 of 4 .*`.*unit_length`"),
         ({"relevant": [[0]]}, r"per query, 2 in all.*len\(relevant\)=1"),
         ({"relevant": [[0], [4]]}, r"`relevant\[1\]`.*below 4.*from 4 to 4"),
         ({"relevant": [[-1], [2]]}, r"`relevant\[0\]`.*from -1"),
@@ -311,3 +317,17 @@ def test_top_k_errors(k):
         top_k(np.eye(4), np.eye(4), k, exclude_self=True)
     with pytest.raises(ValueError, match="exclude_self=True"):
         top_k(np.eye(4)[:2], np.eye(4), 1, exclude_self=True)
+    with pytest.raises(ValueError, match="`queries` with 1 of 4 .*unit_length"):
+        top_k(np.diag([1, 1, 1, 2]), np.eye(4), 1)
+
+
+def test_lengths_of_16_bits_and_rows_of_zeros_pass():
+    rows = unit_rows(np.random.default_rng(8), 40, 6)
+    rows[5] = 0
+    labels = np.arange(40) // 4
+    expected = evaluate_leave_one_out(rows.astype("float16"), labels)
+    # bfloat16, made by hand: the first 16 bits.
+    rows = (rows.view("uint32") & np.uint32(0xFFFF0000)).view("float32")
+    assert np.abs(np.linalg.norm(rows, axis=1)[:5] - 1).max() > 1e-3
+    actual = evaluate_leave_one_out(rows, labels)
+    assert actual.metrics["map"] == pytest.approx(expected.metrics["map"], abs=0.05)

@@ -181,10 +181,10 @@ def test_recall_counts_what_is_missing():
 @pytest.mark.parametrize(
     ("queries", "message"),
     [
-        (np.full((1, UNITS), np.nan), "unit length. Received: 1 rows .* length nan"),
-        (np.full((2, UNITS), 0.5), "unit length. Received: 2 rows .* length 2"),
-        (np.zeros((1, UNITS)), "unit length. Received: 1 rows .* length 0"),
-        (np.full((1, UNITS), np.inf), "unit length. Received: 1 rows .* length inf"),
+        (np.full((1, UNITS), np.nan), "`queries` with 1 of 1 rows holding NaN"),
+        (np.full((2, UNITS), 0.5), "unit length. Received: .*2 of 2 rows .* length 2"),
+        (np.zeros((1, UNITS)), "unit length. Received: .*1 of 1 rows .* length 0"),
+        (np.full((1, UNITS), np.inf), "`queries` with 1 of 1 rows holding NaN or inf"),
         (np.eye(3), "of 16 units, as the index has. Received: .*shape=.3, 3"),
         (np.eye(UNITS)[0], r"array of \(rows, 16\) numbers"),
         ([["a"] * UNITS], "numbers. Received: queries.shape=.1, 16., dtype=<U1"),
@@ -198,7 +198,8 @@ def test_queries_that_do_not_fit_are_refused(places, queries, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vectors": np.full((2, UNITS), np.nan)}, "`vectors` of unit length"),
+        ({"vectors": np.full((2, UNITS), np.nan)}, "finite.*`vectors` with 2 of 2"),
+        ({"vectors": np.eye(UNITS)[:2] * 2}, "unit length.*`vectors` with 2 of 2"),
         ({"vectors": np.eye(2)}, "of 16 units"),
         ({"paths": ["a"]}, "an id, a path and a label for each vector"),
         ({"labels": ["a"]}, "an id, a path and a label for each vector"),

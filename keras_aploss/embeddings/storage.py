@@ -16,13 +16,12 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
+from keras_aploss.evaluation import check_unit_length
 from keras_aploss.files import replaced
 
 # 16 MiB of float32: enough for a fast matrix product, little beside the process.
 _BLOCK_VALUES = 2**22
 _MAX_ROWS = 4096
-# How far from 1 the length of a stored embedding may be: 16-bit floats round by 1e-3.
-_LENGTH_TOLERANCE = 0.01
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -235,19 +234,7 @@ def unit_blocks(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """`row_blocks`, each checked to hold rows of unit length, or of zeros."""
     for start, block in row_blocks(embeddings, block_size):
-        # Fast, in float32; what it doubts is looked at again.
-        square = np.einsum("nd,nd->n", block, block)
-        doubtful = np.flatnonzero(~(np.abs(square - 1) <= _LENGTH_TOLERANCE))
-        rows = block[doubtful]
-        length = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-        fits = (np.abs(length - 1) <= _LENGTH_TOLERANCE) | (length == 0)
-        if not fits.all():
-            bad = np.argmin(fits)
-            raise ValueError(
-                f"Expected embeddings of unit length. Received: `{name}` with row "
-                f"{start + doubtful[bad]} of length {length[bad]:g}. Divide the rows "
-                "by their lengths (`unit_length`); NaN comes from a diverged model."
-            )
+        check_unit_length(block, name, start)
         yield start, block
 
 

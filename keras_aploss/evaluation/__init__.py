@@ -8,7 +8,11 @@ and query-against-database retrieval, with junk, in blocks of bounded memory, wh
 """
 
 from keras_aploss.evaluation.curves import map_per_class as map_per_class
-from keras_aploss.evaluation.inputs import check_finite as check_finite
+from keras_aploss.evaluation.inputs import (
+    check_embeddings as check_embeddings,
+    check_finite as check_finite,
+    check_unit_length as check_unit_length,
+)
 from keras_aploss.evaluation.metrics import (
     RetrievalResult as RetrievalResult,
     average_precision as average_precision,

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_aploss.evaluation.inputs import check_embeddings, check_products
+from keras_aploss.evaluation.inputs import check_embeddings
 from keras_aploss.evaluation.metrics import count_at_or_above
 
 # 64 MiB of embeddings, and as much of similarities.
@@ -91,7 +91,6 @@ def add_distractors(
     buffer = np.empty((len(queries), size), np.float32)
     for block in _blocks(parts, size):
         if len(block):
-            check_products(queries, block)
             similarity = buffer[:, : len(block)]  # (Q, n)
             np.matmul(queries, block.T, out=similarity)
             copies = originals.copies_in(block)

@@ -5,20 +5,81 @@ Dimension key: Q queries, N database images, D units.
 
 import numpy as np
 
+# How far from 1 the length of an embedding may be: in bfloat16 it is off by 0.006.
+LENGTH_TOLERANCE = 0.01
 
-def check_finite(embeddings: np.ndarray, name: str, first_row: int = 0) -> None:
+
+def check_finite(
+    embeddings: np.ndarray,
+    name: str,
+    first_row: int = 0,
+    *,
+    numbers: np.ndarray | None = None,
+    count: int | None = None,
+) -> None:
     """Raise a ValueError that counts the rows with NaN or infinity.
 
-    `first_row` is the number of the first row in a larger array.
+    Args:
+        embeddings: `(n, D)` floats.
+        name: what the message calls them.
+        first_row: the number of the first row in a larger array.
+        numbers: the numbers of the rows, if they are some of `count` rows.
+        count: the number of all rows.
     """
     # A float64 sum of finite float32 cannot overflow, and takes no (N, D) mask.
     bad = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
     if len(bad):
+        first = bad[0] if numbers is None else numbers[bad[0]]
         raise ValueError(
             f"Expected finite embeddings. Received: `{name}` with {len(bad)} of "
-            f"{len(embeddings)} rows holding NaN or infinity, the first at index "
-            f"{first_row + bad[0]}. Look for a diverged model or a division by a zero "
-            "length."
+            f"{count or len(embeddings)} rows holding NaN or infinity, the first at "
+            f"index {first_row + first}. Look for a diverged model or a division by a "
+            "zero length."
+        )
+
+
+def check_unit_length(
+    embeddings: np.ndarray, name: str, first_row: int = 0, *, allow_zeros: bool = True
+) -> None:
+    """Raise a ValueError that counts the rows that are not of unit length.
+
+    The dot product of other rows is no cosine: it ranks long rows first, and the figure
+    that comes out is of the lengths, too.
+
+    Args:
+        embeddings: `(N, D)` floats.
+        name: what the message calls them.
+        first_row: the number of the first row in a larger array.
+        allow_zeros: let rows of zeros pass, which are as similar to all others.
+
+    >>> check_unit_length(np.array([[0.6, 0.8], [0.0, 0.0]]), "embeddings")
+    >>> check_unit_length(np.array([[0.6, 0.8], [3.0, 4.0]]), "embeddings")
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected embeddings of unit length. Received: `embeddings` with 1 of
+    2 rows of other lengths, the first at index 1 of length 5. End the model with...
+    """
+    # Fast, in float32; what it doubts is looked at again.
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("nd,nd->n", embeddings, embeddings)
+    doubtful = np.flatnonzero(~(np.abs(squares - 1) <= LENGTH_TOLERANCE))
+    if not len(doubtful):
+        return
+    rows = embeddings[doubtful]
+    check_finite(rows, name, first_row, numbers=doubtful, count=len(embeddings))
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    is_bad = np.abs(lengths - 1) > LENGTH_TOLERANCE
+    if allow_zeros:
+        is_bad &= lengths > 0
+    if is_bad.any():
+        first = np.argmax(is_bad)
+        raise ValueError(
+            f"Expected embeddings of unit length. Received: `{name}` with "
+            f"{np.count_nonzero(is_bad)} of {len(embeddings)} rows of other lengths, "
+            f"the first at index {first_row + doubtful[first]} of length "
+            f"{lengths[first]:.4g}. End the model with "
+            "`keras.layers.UnitNormalization()`, or divide the rows by their lengths "
+            "(`keras_aploss.embeddings.unit_length`)."
         )
 
 
@@ -45,7 +106,7 @@ def check_units(name: str, queries: np.ndarray, others: np.ndarray) -> None:
 
 
 def check_embeddings(embeddings, name: str, first_row: int = 0) -> np.ndarray:
-    """Finite float32 rows: the array itself where it already is such.
+    """Float32 rows of unit length or zeros: the array itself where it already is such.
 
     `first_row` is the number of the first row in a larger array, for the message.
     """
@@ -53,34 +114,8 @@ def check_embeddings(embeddings, name: str, first_row: int = 0) -> np.ndarray:
     check_shape(embeddings, name)
     with np.errstate(over="ignore"):  # reported as infinite, below
         embeddings = np.ascontiguousarray(embeddings, np.float32)
-    # The fast check first: it also takes large finite numbers for infinite.
-    if not np.isfinite(_squared_lengths(embeddings)).all():
-        check_finite(embeddings, name, first_row)
+    check_unit_length(embeddings, name, first_row)
     return embeddings
-
-
-def check_products(queries: np.ndarray, database: np.ndarray) -> None:
-    """Check that no dot product of finite rows overflows float32."""
-    largest = _length(queries) * _length(database)
-    if largest > float(np.finfo(np.float32).max):
-        raise ValueError(
-            "Expected embeddings whose products fit float32. Received: products up to "
-            f"{largest:.0e}. Normalise the embeddings to unit length."
-        )
-
-
-def _length(embeddings: np.ndarray) -> float:
-    """The largest length of a row, or more where its square overflows float32."""
-    squares = _squared_lengths(embeddings).max()
-    if np.isfinite(squares):
-        return float(np.sqrt(squares))
-    largest = max(float(embeddings.max()), -float(embeddings.min()))
-    return largest * embeddings.shape[1] ** 0.5
-
-
-def _squared_lengths(embeddings: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.einsum("nd,nd->n", embeddings, embeddings)
 
 
 def check_labels(labels, name: str) -> np.ndarray:

@@ -32,8 +32,8 @@ def top_k(
     """The k most similar database images of each query, most similar first.
 
     Args:
-        queries: `(Q, D)` finite floats.
-        database: `(N, D)` finite floats.
+        queries: `(Q, D)` floats, rows of unit length.
+        database: `(N, D)` floats, rows of unit length.
         k: how many, at most N.
         exclude_self: the queries are the database, and query i leaves image i out.
         block_size: queries per block. Default: as many as fit 64 MiB.
@@ -42,11 +42,15 @@ def top_k(
         Indices `(Q, k)` int64 and similarities `(Q, k)` float32. Of equal
         similarities the lower index comes first.
 
+    Raises:
+        ValueError: for arrays that do not fit each other, `k` out of range, or rows
+            that are not of unit length (or zeros).
+
     Example:
     >>> from keras_aploss import top_k
-    >>> indices, similarities = top_k([[1.0, 0.0]], [[0.5, 0.0], [2.0, 0.0]], k=2)
+    >>> indices, similarities = top_k([[1.0, 0.0]], [[0.6, 0.8], [1.0, 0.0]], k=2)
     >>> indices, similarities
-    (array([[1, 0]]), array([[2. , 0.5]], dtype=float32))
+    (array([[1, 0]]), array([[1. , 0.6]], dtype=float32))
     """
     queries = check_embeddings(queries, "queries")
     database = check_embeddings(database, "database")

@@ -52,13 +52,19 @@ def evaluate_leave_one_out(
     """Let each image query all the others; those with its label are relevant.
 
     Args:
-        embeddings: `(N, D)` finite floats.
+        embeddings: `(N, D)` floats, rows of unit length: their dot product is the
+            cosine. Rows of zeros are as similar to all.
         labels: `(N,)` integers. A negative label marks a distractor: in every ranking,
             relevant to none, never a query.
         ks: the cut-offs k.
         interpolation: form of the AP, `"step"` or `"trapezoid"`.
         block_size: queries per block. Default: as many as fit 64 MiB.
         verbose: 1 shows a progress bar.
+
+    Raises:
+        ValueError: if rows are not finite and of unit length (or zeros), labels are no
+            integers, one per row, or no image has another of its label. To measure
+            other similarities than the cosine, use `evaluate_similarity`.
 
     Example:
     Image 0 finds its partner (2) behind image 1; image 2 finds it first. Image 1 is
@@ -103,8 +109,8 @@ def evaluate_query_database(
     """Let each query rank a database.
 
     Args:
-        queries: `(Q, D)` finite floats.
-        database: `(N, D)` finite floats. An array that is mapped from a file
+        queries: `(Q, D)` floats, rows of unit length, as all that follow.
+        database: `(N, D)` floats. An array that is mapped from a file
             (`numpy.load(path, mmap_mode="r")`) is not copied into memory: rows that no
             query lists are counted in one pass over the file.
         relevant: per query, the indices of its positives in the database; see
@@ -118,6 +124,11 @@ def evaluate_query_database(
             Oxford and Paris are `"trapezoid"`.
         block_size: queries per block. Default: as many as fit 64 MiB.
         verbose: 1 shows progress bars.
+
+    Raises:
+        ValueError: if rows are not finite and of unit length (or zeros), indices do not
+            fit the database, or no query has a positive. To measure other similarities
+            than the cosine, use `evaluate_similarity`.
 
     Example:
     The nearest image, 0, is junk; the relevant image 2 follows image 1.
@@ -159,8 +170,8 @@ def evaluate_protocols(
     Revisited Oxford and Paris have three: easy, medium and hard.
 
     Args:
-        queries: `(Q, D)` finite floats.
-        database: `(N, D)` finite floats, in memory or mapped from a file.
+        queries: `(Q, D)` floats, rows of unit length, as all that follow.
+        database: `(N, D)` floats, in memory or mapped from a file.
         protocols: by name, a pair `(relevant, junk)`; None for no junk. These and the
             other arguments are those of `evaluate_query_database`.
         distractors: arrays `(n, D)` of more images, relevant to no query.
@@ -180,7 +191,7 @@ def evaluate_protocols(
     >>> protocols = {"easy": ([[1]], [[2]]), "hard": ([[2]], [[1]])}
     >>> database = [[0.0, 1.0], [0.8, 0.6], [0.6, -0.8]]
     >>> results = evaluate_protocols(
-    ...     [[1.0, 0.0]], database, protocols, distractors=[[[0.7, 0.7]]]
+    ...     [[1.0, 0.0]], database, protocols, distractors=[[[0.75, 0.66]]]
     ... )
     >>> {name: result.metrics["map"] for name, result in results.items()}
     {'easy': 1.0, 'hard': 0.5}

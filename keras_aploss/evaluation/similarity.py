@@ -1,7 +1,7 @@
 """Similarities of all pairs, block by block.
 
-Similarity is the float32 dot product. Embeddings need not have unit length, but only
-then is it the cosine. Embeddings of the database that are identical, bit for bit, are
+Similarity is the float32 dot product of embeddings of unit length: the cosine. Rows of
+other lengths are refused (`inputs`). Embeddings of the database that are identical, bit for bit, are
 tied on every machine. Other similarities that differ by no more than float32 rounding
 may change places with the block size or the machine.
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from keras_aploss.evaluation.inputs import check_products, check_units
+from keras_aploss.evaluation.inputs import check_units
 
 # 64 MiB of similarities: enough rows for a fast matrix product.
 _BLOCK_VALUES = 2**24
@@ -33,7 +33,6 @@ def similarity_rows(
         block_size = max(1, _BLOCK_VALUES // len(database))
     if block_size < 1:
         raise ValueError(f"Expected `block_size` >= 1. Received: {block_size=}.")
-    check_products(queries, database)
     copies, originals = _identical_rows(database)
     buffer = np.empty((min(block_size, len(chosen)), len(database)), np.float32)
     progress = keras.utils.Progbar(-(-len(chosen) // block_size), verbose=verbose)

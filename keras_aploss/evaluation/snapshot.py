@@ -49,7 +49,8 @@ def evaluate_embeddings(
     """Evaluate one set of images, leave-one-out or as queries and database.
 
     Args:
-        embeddings: `(N, D)`.
+        embeddings: `(N, D)` floats, rows of unit length (or zeros); others are refused
+            with a ValueError.
         labels: `(N,)` integers.
         queries: numbers of the images that query, each once; the others are the
             database. None: each image queries all the others.

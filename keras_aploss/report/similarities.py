@@ -7,6 +7,7 @@ Dimension key: N images, D units, M bins.
 
 import numpy as np
 
+from keras_aploss.evaluation import check_embeddings
 from keras_aploss.report.example_rankings import spread
 
 
@@ -45,7 +46,8 @@ def similarity_histogram(
     [2. 0. 0.]
     [0. 4. 0.]
     """
-    embeddings, labels = np.asarray(embeddings, "float32"), np.asarray(labels)
+    embeddings = check_embeddings(embeddings, "embeddings")
+    labels = np.asarray(labels)
     low, high = similarity_range
     queries = spread(np.flatnonzero(labels >= 0), max_queries)
     totals, to_lower = np.zeros(2 * num_bins), np.zeros(2 * num_bins)

@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 
+from keras_aploss.evaluation import check_unit_length
 from keras_aploss.search.milvus import SERVERS
 
-_LENGTH_TOLERANCE = 0.01
 _BYTES = {"id": 128, "path": 8192, "label": 1024}
 
 
@@ -27,15 +27,7 @@ def check_vectors(vectors, name: str, units: int) -> np.ndarray:
             f"{name}.shape={vectors.shape}, of another model."
         )
     vectors = np.ascontiguousarray(vectors, np.float32)
-    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))
-    if len(bad):
-        raise ValueError(
-            f"Expected `{name}` of unit length. Received: {len(bad)} rows of other "
-            f"lengths, the first at {bad[0]} of length {lengths[bad[0]]:g}. Divide "
-            "them by their lengths (`unit_length`); NaN comes from a diverged "
-            "model."
-        )
+    check_unit_length(vectors, name, allow_zeros=False)
     return vectors
 
 
