@@ -116,7 +116,7 @@ def _measure(of_rows, y_true, y_pred, sample_weight):
     """The metric of each query of this device, and its weight: `(b,)`.
 
     Queries without positives have weight 0. Values are NaN if in a graph an embedding
-    turns out not to be finite, or a label not to be a whole number.
+    turns out not to be of unit length, or a label not to be a whole number.
     """
     labels, embeddings, is_valid = check_batch(y_true, y_pred)
     batch = gather_batch(embeddings, labels)
@@ -189,8 +189,9 @@ class BatchAP(keras.metrics.Mean):
     `RetrievalEvaluation`.
 
     `y_true` holds integer class labels `(B,)` or `(B, 1)`; a negative label marks a
-    distractor, which is ranked but is no query. `y_pred` holds embeddings `(B, D)`,
-    which are compared by dot products. `sample_weight` `(B,)` weighs queries. Images
+    distractor, which is ranked but is no query. `y_pred` holds embeddings `(B, D)` of
+    unit length (or zeros): the dot products of others rank long rows first, and their
+    AP is not that of the cosine. `sample_weight` `(B,)` weighs queries. Images
     without positives do not count; where no query has counted yet, the result is NaN.
     It takes a fixed amount of memory beside the embeddings, and on several devices of
     one host each ranks the images of all.
@@ -201,13 +202,14 @@ class BatchAP(keras.metrics.Mean):
 
     Raises:
         ValueError: if shapes do not fit or labels are not integers; and in eager mode
-            if an embedding is not finite. In a graph such a batch makes the result NaN.
+            if an embedding is not finite and of unit length (or zeros). In a graph such
+            a batch makes the result NaN.
 
     Example:
     >>> import numpy as np
     >>> from keras_aploss import BatchAP
     >>> metric = BatchAP()
-    >>> embeddings = np.array([[1, 0], [0.8, 0.6], [0.9, 0.4], [0, 1]])
+    >>> embeddings = np.array([[1, 0], [0.8, 0.6], [0.96, 0.28], [0, 1]])
     >>> metric.update_state([5, 5, 6, 7], embeddings)
     >>> float(metric.result())  # each of the two queries finds image 2 first
     0.5
@@ -246,7 +248,7 @@ class BatchRecall(keras.metrics.Mean):
     >>> import numpy as np
     >>> from keras_aploss import BatchRecall
     >>> metric = BatchRecall(k=1)
-    >>> embeddings = np.array([[1, 0], [0.8, 0.6], [0.9, 0.4], [0, 1]])
+    >>> embeddings = np.array([[1, 0], [0.8, 0.6], [0.96, 0.28], [0, 1]])
     >>> metric.update_state([5, 5, 6, 6], embeddings)
     >>> float(metric.result()), metric.name  # image 3, alone, finds 1 before 2
     (0.0, 'batch_recall_at_1')

@@ -140,18 +140,20 @@ def check_similarities(similarity, relevance):
 def check_batch(y_true, y_pred):
     """Return labels `(b,)`, float embeddings `(b, D)` and whether both are valid.
 
-    Valid are whole numbers and finite embeddings, of any length.
+    Valid are whole numbers, and embeddings of unit length or zeros.
 
     Raises:
-        ValueError: see `check_labels` and `check_finite`.
+        ValueError: see `check_labels` and `check_embeddings`.
     """
     labels, are_whole = check_labels(y_true)
     embeddings = as_floats(y_pred)
-    are_finite = check_finite(embeddings, labels)
-    return labels, embeddings, ops.logical_and(are_whole, are_finite)
+    are_unit = check_embeddings(embeddings, labels, allow_zeros=True)
+    return labels, embeddings, ops.logical_and(are_whole, are_unit)
 
 
-def check_embeddings(embeddings, labels, name="y_pred", units=None):
+def check_embeddings(
+    embeddings, labels, name="y_pred", units=None, *, allow_zeros=False
+):
     """Return whether all embeddings have unit length, as a boolean tensor.
 
     Args:
@@ -159,6 +161,7 @@ def check_embeddings(embeddings, labels, name="y_pred", units=None):
         labels: integer tensor `(B,)`.
         name: what the message calls them.
         units: `D` if it is known, as for the embeddings of a database.
+        allow_zeros: let embeddings of zeros pass.
 
     Raises:
         ValueError: if the shape does not fit the labels and units or, where values can
@@ -167,6 +170,8 @@ def check_embeddings(embeddings, labels, name="y_pred", units=None):
     _check_shape(embeddings, labels, name, units)
     squared_length = ops.sum(ops.square(embeddings), axis=1)  # (B,)
     is_unit = ops.abs(squared_length - 1.0) < UNIT_LENGTH_TOLERANCE  # NaN: False
+    if allow_zeros:
+        is_unit = ops.logical_or(is_unit, squared_length <= 0.0)
     values = values_if_eager(is_unit)
     if values is not None and not values.all():
         bad = int(np.argmin(values))
