@@ -24,7 +24,7 @@ STATIONS = {
     "datasets": "images datasets.landmarks",
     "embeddings": "images layers evaluation",
     "report": "datasets evaluation __version__",
-    "callbacks": "embeddings evaluation report",
+    "callbacks": "losses embeddings evaluation report",
     "benchmarks": "images datasets embeddings evaluation pickles",
     "serving": "images embeddings",
     "checkpoints": "models layers pickles",

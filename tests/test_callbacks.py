@@ -10,7 +10,12 @@ from sklearn.metrics import average_precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins import projector
 
-from keras_aploss import APLoss, GeneralizedMeanPooling2D
+from keras_aploss import (
+    APLoss,
+    GeneralizedMeanPooling2D,
+    MultistageTrainer,
+    TripletSemiHardLoss,
+)
 from keras_aploss.callbacks import RetrievalEvaluation, RetrievalTensorBoard
 from keras_aploss.embeddings import embed
 from keras_aploss.evaluation import evaluate_embeddings, evaluate_leave_one_out
@@ -49,10 +54,8 @@ def make_model(learning_rate=0.01):
 
 def train(model, callbacks, epochs=2, **kwargs):
     images, labels = make_images()
-    return model.fit(
-        images, labels, batch_size=20, epochs=epochs, verbose=0,
-        callbacks=callbacks, **kwargs
-    )  # fmt: skip
+    settings = {"batch_size": 20, "verbose": 0, **kwargs}
+    return model.fit(images, labels, epochs=epochs, callbacks=callbacks, **settings)
 
 
 def expected_metrics(model):
@@ -308,3 +311,108 @@ def test_some_images_may_query_and_the_others_be_the_database():
     ranking = rank_queries(images, labels, embeddings, [0], database=database)[0]
     assert len(ranking.results) == 5
     assert sum(ranking.relevant) == 2
+
+
+def make_unnormalized():
+    model = keras.Sequential([keras.Input((12, 12, 3)), keras.layers.Flatten()])
+    model.compile("sgd", loss=APLoss(), run_eagerly=True)
+    return model
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_model_without_unit_length_is_refused_before_the_first_step(before):
+    steps = []
+    step = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_: steps.append(1))
+    evaluation = RetrievalEvaluation(*make_images(), evaluate_before=before)
+    with pytest.raises(ValueError, match=r"unit length.*UnitNormalization"):
+        train(make_unnormalized(), [evaluation, step])
+    assert not steps
+    evaluation.set_model(make_unnormalized())
+    with pytest.raises(ValueError, match=r"20 of 20 rows of other lengths"):
+        evaluation.evaluate(0)
+
+
+def test_lengths_of_embeddings_do_not_make_the_map():
+    """What was measured as 0.505, by raw dot products, is 1 by the cosine."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(CLASSES, 8))
+    labels = np.repeat(np.arange(CLASSES), PER_CLASS)
+    vectors = directions[labels] * rng.uniform(0.1, 10, (len(labels), 1))
+    images = vectors[:, None, None, :].astype("float32")
+    flat = keras.Sequential([keras.Input((1, 1, 8)), keras.layers.Flatten()])
+    evaluation = RetrievalEvaluation(images, labels)
+    evaluation.set_model(flat)
+    with pytest.raises(ValueError, match="unit length"):
+        evaluation.evaluate(0)
+    evaluation.set_model(keras.Sequential([flat, keras.layers.UnitNormalization()]))
+    assert evaluation.evaluate(0).result.metrics["map"] == 1
+
+
+@pytest.fixture
+def warnings(caplog):
+    """The warnings of this package so far."""
+    return lambda: [r.message for r in caplog.records if "keras_aploss" in r.name]
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(APLoss(), 1), (TripletSemiHardLoss(), 1), ("mse", 0)]
+)
+def test_val_loss_of_batches_is_warned_of_once(loss, expected, warnings):
+    evaluation, model = RetrievalEvaluation(*make_images(seed=1)), small_model()
+    model.compile("sgd", loss)
+    evaluation.set_model(model)
+    evaluation.on_epoch_end(0, {"loss": 0.5})
+    assert not warnings()
+    for epoch in (1, 2):
+        evaluation.on_epoch_end(epoch, {"loss": 0.5, "val_loss": 4e-10})
+    assert len(warnings()) == expected
+    if expected:
+        assert 'Monitor val_map (mode="max")' in warnings()[0]
+
+
+def small_model():
+    layers = [keras.layers.Flatten(), keras.layers.Dense(6)]
+    layers += [keras.layers.UnitNormalization()]
+    return keras.Sequential([keras.Input((12, 12, 3)), *layers])
+
+
+def averaging_model(multistage=False):
+    model = small_model()
+    trained = MultistageTrainer(model, num_chunks=2) if multistage else model
+    optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5)
+    trained.compile(optimizer, lambda _, y: keras.ops.mean(y, axis=1), run_eagerly=True)
+    return model, trained
+
+
+@pytest.mark.parametrize("multistage", [False, True])
+def test_moving_averages_are_measured_and_kept_and_left(tmp_path, warnings, multistage):
+    encoder, trained = averaging_model(multistage)
+    snapshots = []
+
+    class Keep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            snapshots.append(evaluation.last.embeddings)
+            encoder.save_weights(tmp_path / f"{epoch}.weights.h5")
+
+    images, labels = make_images(seed=1)
+    evaluation = RetrievalEvaluation(images, labels)
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    train(trained, [swap, evaluation, Keep()], batch_size=10, shuffle=False)
+    for epoch, snapshot in enumerate(snapshots):
+        kept = small_model()
+        kept.load_weights(tmp_path / f"{epoch}.weights.h5")
+        np.testing.assert_allclose(embed(kept, images), snapshot, atol=1e-6)
+    np.testing.assert_allclose(embed(encoder, images), snapshots[-1], atol=1e-6)
+    assert np.abs(snapshots[1] - snapshots[0]).max() > 1e-3
+    assert not warnings()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "what"), [(2, "the training goes on with"), (1, "not those of the model")]
+)
+def test_other_weights_than_the_moving_average_are_warned_of(epochs, what, warnings):
+    _, trained = averaging_model()
+    evaluation = RetrievalEvaluation(*make_images(seed=1))
+    train(trained, [evaluation], epochs, batch_size=10, shuffle=False)
+    assert what in warnings()[0]
+    assert "SwapEMAWeights(swap_on_epoch=True)` before" in warnings()[0]

@@ -1,7 +1,8 @@
 """Losses over a whole batch of embeddings; one idea per file.
 
 Beside the losses, this face hands on how they read a batch, for `keras_aploss.metrics`:
-`check_batch`, `check_sample_weight`, `gather_batch` and `one_at_a_time`.
+`check_batch`, `check_sample_weight`, `gather_batch` and `one_at_a_time`; and for
+callbacks `is_of_batch`, which tells these losses from means over images.
 """
 
 from keras_aploss.losses.average_precision import (
@@ -9,6 +10,7 @@ from keras_aploss.losses.average_precision import (
     ap_loss as ap_loss,
     quantized_average_precision as quantized_average_precision,
 )
+from keras_aploss.losses.batch_losses import is_of_batch as is_of_batch
 from keras_aploss.losses.blocks import one_at_a_time as one_at_a_time
 from keras_aploss.losses.checks import (
     check_batch as check_batch,
@@ -35,6 +37,7 @@ __all__ = [
     "check_batch",
     "check_sample_weight",
     "gather_batch",
+    "is_of_batch",
     "one_at_a_time",
     "quantized_average_precision",
     "tie_aware_ap_loss",

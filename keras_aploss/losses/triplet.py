@@ -166,10 +166,10 @@ def _queries_of(y_true, sample_weight, reduction, dtype):
     return ids, ops.where(are_whole, weight, float("nan"))
 
 
-class _TripletLoss(keras.losses.Loss):
+class TripletLoss(keras.losses.Loss):
     """A triplet loss of every image of a batch; subclasses choose the triplets.
 
-    Arguments are those of `TripletSemiHardLoss`.
+    Private to this room, as `ListwiseLoss`. Arguments are those of `TripletSemiHardLoss`.
     """
 
     def __init__(self, margin, distance_metric, *, name, reduction, dtype):
@@ -213,7 +213,7 @@ class _TripletLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="keras_aploss")
-class TripletSemiHardLoss(_TripletLoss):
+class TripletSemiHardLoss(TripletLoss):
     """The semi-hard triplet loss of every image of a batch (Schroff et al. 2015).
 
     Every positive of a query meets the nearest negative that is farther than it, or the
@@ -279,7 +279,7 @@ class TripletSemiHardLoss(_TripletLoss):
 
 
 @keras.saving.register_keras_serializable(package="keras_aploss")
-class TripletHardLoss(_TripletLoss):
+class TripletHardLoss(TripletLoss):
     """The hard triplet loss of every image of a batch (Hermans et al. 2017).
 
     Each query meets its farthest positive and its nearest negative. An image alone in
