@@ -45,6 +45,9 @@ _MAX_PAIRS = 2**20
 _MAX_PASSES = 32
 # What a matrix product may get wrong, in parts of |query| |image|.
 _ROUNDING = {"float32": 2.0**-21, "float64": 2.0**-50}
+# What `ModelCheckpoint` and `EarlyStopping` look for in the attribute `_direction` of a
+# metric of any class; there is no other way to tell them.
+MORE_IS_BETTER = "up"
 
 
 def _average_precision(similarity, relevance, rounding):
@@ -217,6 +220,7 @@ class BatchAP(keras.metrics.Mean):
 
     def __init__(self, name: str = "batch_ap", dtype=None):
         super().__init__(name=name, dtype=dtype)
+        self._direction = MORE_IS_BETTER
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Count the queries of a batch; see the class for the arguments."""
@@ -262,6 +266,7 @@ class BatchRecall(keras.metrics.Mean):
         if self.k < 1:
             raise ValueError(f"Expected `k` to be an integer >= 1. Received: k={k!r}.")
         super().__init__(name=name or f"batch_recall_at_{self.k}", dtype=dtype)
+        self._direction = MORE_IS_BETTER
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Count the queries of a batch; see `BatchAP` for the arguments."""

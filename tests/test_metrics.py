@@ -230,3 +230,20 @@ def test_the_last_batch_of_an_epoch_may_be_one_image():
     result = model.evaluate(images, labels, 8, verbose=0)
     same = evaluate_leave_one_out(model.predict(images, verbose=0)[:8], labels[:8])
     assert result[1] == pytest.approx(same.metrics["map"])
+
+
+@pytest.mark.parametrize("metric", [BatchAP(), BatchRecall(2)])
+def test_callbacks_know_that_more_is_better(tmp_path, metric):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.UnitNormalization()])
+    model.compile(loss="mse", metrics=[metric])
+    model.evaluate(np.eye(2), np.zeros((2, 1), "int64"), verbose=0)
+    kept = keras.callbacks.ModelCheckpoint(
+        tmp_path / "best.weights.h5",
+        monitor=f"val_{metric.name}",
+        save_best_only=True,
+        save_weights_only=True,
+    )
+    kept.set_model(model)
+    for epoch, (value, best) in enumerate([(0.5, 0.5), (0.7, 0.7), (0.4, 0.7)]):
+        kept.on_epoch_end(epoch, {f"val_{metric.name}": value})
+        assert float(kept.best) == pytest.approx(best)

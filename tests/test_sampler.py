@@ -132,3 +132,25 @@ def test_the_shards_of_all_processes_are_the_whole_batch(references):
 def test_a_wrong_shard_is_refused(shard):
     with pytest.raises(ValueError, match=r"Expected `shard`.*batches of 6 images"):
         sampler_of([5] * 4, shard=shard)
+
+
+def test_a_loop_over_a_sampler_ends():
+    """By `IndexError`, the sign for Python and Keras 3.9, whose class cannot iterate."""
+    sampler = sampler_of([5] * 4)
+    in_old_keras = iter(_WithoutIterator(sampler))
+    for batches in (list(sampler), list(in_old_keras)):
+        assert len(batches) == len(sampler) == 4
+        for step, (images, labels) in enumerate(batches):
+            np.testing.assert_array_equal(images, sampler.batch(0, step)[0])
+            np.testing.assert_array_equal(labels, sampler.batch(0, step)[1])
+    for step in (4, -1):
+        with pytest.raises(IndexError, match=f"from 0 to 3. Received: step={step}"):
+            sampler[step]
+
+
+class _WithoutIterator:
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def __getitem__(self, step):
+        return self.sampler[step]

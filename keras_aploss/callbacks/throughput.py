@@ -16,7 +16,8 @@ class Throughput(keras.callbacks.Callback):
     other callbacks write to files or TensorBoard then stays the same from run to run.
 
     Args:
-        batch_size: images of a batch, on all devices.
+        batch_size: images of a batch, on all devices. With `steps_per_execution` in
+            `compile`, several batches are counted at once.
 
     Example:
     >>> import keras, numpy as np
@@ -41,14 +42,14 @@ class Throughput(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Start the clock of a step."""
-        self._started = time.monotonic()
+        self._started, self._first_batch = time.monotonic(), batch
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Add both to the logs."""
         self._seconds += time.monotonic() - self._started
-        self._images += self.batch_size
+        self._images += self.batch_size * self._num_batches(batch)
         if logs is not None:
             logs.update(self._values())
 
@@ -56,6 +57,16 @@ class Throughput(keras.callbacks.Callback):
         """Add both to the logs."""
         if logs is not None and self._images:
             logs.update(self._values())
+
+    def _num_batches(self, last_batch):
+        """The number of batches since the clock of the step was started."""
+        num_batches = last_batch - self._first_batch + 1
+        if num_batches == 1:  # Keras 3.9 and 3.10 give the first batch in both calls
+            num_batches = getattr(self.model, "steps_per_execution", 1)
+            steps = (self.params or {}).get("steps")
+            if steps:  # the last execution may have fewer
+                num_batches = min(num_batches, steps - self._first_batch)
+        return num_batches
 
     def _values(self):
         speed = self._images / max(self._seconds, 1e-9)

@@ -95,8 +95,7 @@ class ClassBalancedIndices:
         steps_per_epoch: int | None = None,
         seed: int = 0,
     ):
-        labels = _checked_labels(labels)
-        self.labels = labels.astype("int64")
+        labels = self.labels = _checked_labels(labels)
         self.classes = np.unique(labels[labels >= 0])
         self.classes_per_batch = classes_per_batch
         self.images_per_class = images_per_class
@@ -194,7 +193,13 @@ def _checked_labels(labels):
             f"{labels.dtype} and shape {labels.shape}. Number the classes, e.g. with "
             "`np.unique(labels, return_inverse=True)[1]`."
         )
-    return labels
+    if labels.dtype == "uint64" and labels.max(initial=0) > np.iinfo("int64").max:
+        raise ValueError(
+            "Expected labels below 2**63. Received: the label "
+            f"{labels.max()}, which no int64 holds. Number the classes, e.g. with "
+            "`np.unique(labels, return_inverse=True)[1]`."
+        )
+    return labels.astype("int64")
 
 
 def _check_sizes(classes_per_batch, images_per_class, steps_per_epoch, num_classes):

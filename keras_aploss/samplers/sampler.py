@@ -115,7 +115,17 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         return len(self.indices)
 
     def __getitem__(self, step):
-        """Return batch number `step` of the current epoch: images and labels."""
+        """Return batch number `step` of the current epoch: images and labels.
+
+        Raises:
+            IndexError: the epoch has no such batch. It also ends `for` loops in Keras
+                3.9 and 3.10, whose `PyDataset` has no iterator of its own.
+        """
+        if not 0 <= step < len(self):
+            raise IndexError(
+                f"Expected a step from 0 to {len(self) - 1}. Received: step={step}. "
+                "`batch(epoch, step)` gives those of another epoch."
+            )
         return self.batch(self.epoch, step)
 
     @property
