@@ -93,7 +93,7 @@ def _sum_by_sorting(similarity, relevance, rounding):
     # Of -inf and -inf the difference is NaN: not new.
     is_new = ops.cast(similarity[:, :-1] - similarity[:, 1:] > rounding, "int32")
     group = ops.pad(ops.cumsum(is_new, axis=1), ((0, 0), (1, 0)))
-    group = ops.reshape(group + columns * ops.arange(rows)[:, None], (-1,))
+    group = ops.reshape(group + columns * ops.arange(rows, dtype="int32")[:, None], (-1,))
 
     def per_group(x):
         x = ops.segment_sum(ops.reshape(x, (-1,)), group, rows * columns)
@@ -150,8 +150,8 @@ def _of_blocks(of_rows, queries, query_labels, images, labels, first):
         start = one_at_a_time(i, values) * block
         own = ops.slice(queries, (start, 0), (block, queries.shape[1]))
         own_labels = ops.slice(query_labels, (start,), (block,))[:, None]
-        place = (first + start + ops.arange(block))[:, None]
-        is_self = ops.arange(columns)[None, :] == place  # (block, B)
+        place = (first + start + ops.arange(block, dtype="int32"))[:, None]
+        is_self = ops.arange(columns, dtype="int32")[None, :] == place  # (block, B)
         similarity = ops.matmul(own, ops.transpose(images))
         similarity = ops.where(is_self, -float("inf"), similarity)
         relevance = ops.logical_and(own_labels == labels[None, :], own_labels >= 0)

@@ -9,7 +9,8 @@ Dimension key: ``B`` batch, ``H, W`` height and width of the images, ``h, w, C``
 feature map, ``D`` units of the embedding.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import keras
@@ -25,6 +26,18 @@ POOLING = {
 }
 
 
+@contextlib.contextmanager
+def _channels_last() -> Iterator[None]:
+    """Build layers for images `(B, H, W, 3)`, whatever `keras.json` says."""
+    kept = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(kept)
+
+
+@_channels_last()
 def retrieval_model(
     backbone: str | keras.Model = "small_resnet",
     units: int | None = None,
@@ -36,6 +49,9 @@ def retrieval_model(
     name: str = "retrieval_model",
 ) -> keras.Model:
     """Build the model of the paper around a backbone.
+
+    Images are `(B, H, W, 3)` even where `keras.json` says `channels_first`: that is how
+    they are read, exported and served, and the model is built for it.
 
     Args:
         backbone: `"small_resnet"` (ours, trains on a CPU in minutes); the name of a
@@ -53,7 +69,9 @@ def retrieval_model(
         freeze_batch_norm: keep batch normalization at its stored statistics, which
             small or class-balanced batches would spoil. None: frozen for pretrained
             backbones (`weights`, or a model of yours, whose layers this changes),
-            trained for a named backbone with random weights.
+            trained for a named backbone with random weights. What is frozen is so in a
+            saved and loaded model, too: of a backbone with a class of its own, as those
+            of keras-hub, only the layers are used.
         name: name of the model.
 
     Returns:
@@ -61,8 +79,9 @@ def retrieval_model(
         RGB, of any size, to float32 embeddings `(B, D)` of unit length.
 
     Raises:
-        ValueError: for an unknown backbone or pooling, `units` below 1, or a backbone
-            that does not end in a feature map.
+        ValueError: for an unknown backbone or pooling, `units` below 1, a backbone
+            that does not end in a feature map, or batch normalization that is to be
+            frozen and that its class would build anew, and trained, from a file.
 
     Example:
     >>> import numpy as np
@@ -81,6 +100,7 @@ def retrieval_model(
     if isinstance(backbone, str):
         backbone, preprocess = _named_backbone(backbone, weights)
         x = preprocess(x)
+    backbone = _of_plain_layers(backbone)
     if freeze_batch_norm or (freeze_batch_norm is None and pretrained):
         _freeze_batch_norm(backbone)
     x = backbone(x)
@@ -130,6 +150,7 @@ def _check_arguments(backbone, units, pooling, whitening, weights):
         )
 
 
+@_channels_last()
 def small_resnet(
     filters: Sequence[int] = (32, 64, 128), name: str = "small_resnet"
 ) -> keras.Model:
@@ -207,9 +228,36 @@ def _named_backbone(name, weights):
     return model, preprocess
 
 
+def _of_plain_layers(model):
+    """A model of the same layers whose file says of each whether it is frozen.
+
+    The class of a backbone of keras-hub builds all layers anew when it is loaded.
+    """
+    if _is_plain(model) or not getattr(model, "inputs", None):
+        return model
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def _is_plain(model):
+    """Whether a file of the model holds a configuration for each of its layers."""
+    x = keras.Input((1,))
+    return type(model) in (keras.Sequential, type(keras.Model(x, x)))
+
+
 def _freeze_batch_norm(model):
     for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.trainable = False
-        elif isinstance(layer, keras.Model):
+        if isinstance(layer, keras.Model):
             _freeze_batch_norm(layer)
+            continue
+        is_batch_norm = isinstance(layer, layers.BatchNormalization)
+        if is_batch_norm and (_is_plain(model) or not layer.trainable):
+            layer.trainable = False
+        elif is_batch_norm or any(w.name == "moving_mean" for w in layer.weights):
+            owner = model if is_batch_norm else layer
+            raise ValueError(
+                "Expected batch normalization that stays frozen when the model is "
+                f"loaded from a file. Received: that of {owner.name!r}, whose class "
+                f"{type(owner).__name__} builds its layers anew. Give a model of plain "
+                "layers, such as `keras.Model(backbone.inputs, backbone.outputs)`; or "
+                "choose `freeze_batch_norm=False`, to train it."
+            )

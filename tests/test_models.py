@@ -84,6 +84,82 @@ def test_batch_norm_is_frozen_by_default_only_for_pretrained_backbones(tmp_path)
         assert {layer.trainable for layer in layers} == {trained}, name
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Rebuilt(keras.Model):
+    """A backbone that makes its layers anew from its configuration, as keras-hub's."""
+
+    def __init__(self, filters, **kwargs):
+        x = keras.Input((None, None, 3))
+        y = keras.layers.BatchNormalization()(keras.layers.Conv2D(filters, 3)(x))
+        super().__init__(x, keras.layers.BatchNormalization()(y), **kwargs)
+        self.filters = filters
+
+    def get_config(self):
+        return {"filters": self.filters, "name": self.name}
+
+
+def rebuilt():
+    return Rebuilt(4)
+
+
+def resnet_of_keras_hub():
+    hub = pytest.importorskip("keras_hub")
+    return hub.models.ResNetBackbone(
+        input_conv_filters=[64], input_conv_kernel_sizes=[7], block_type="basic_block",
+        stackwise_num_filters=[64], stackwise_num_blocks=[1], stackwise_num_strides=[1],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "make", [rebuilt, pytest.param(resnet_of_keras_hub, marks=pytest.mark.slow)]
+)
+def test_what_is_frozen_stays_so_in_a_file_and_the_optimizer_goes_on(tmp_path, make):
+    model = retrieval_model(make(), 4)
+    model.compile(keras.optimizers.Adam(), "mse")
+    x = images(4).astype("float32")
+    model.fit(x, np.ones((4, 4)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not any(layer.trainable for layer in batch_norms(loaded))
+    names = [[w.path for w in m.trainable_weights] for m in (model, loaded)]
+    assert names[0] == names[1]
+    for ours, theirs in zip(
+        model.optimizer.variables, loaded.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(loaded.predict(x), model.predict(x), atol=1e-6)
+
+
+class Block(keras.layers.Layer):
+    """Batch normalization inside of a layer, where no file says that it is frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = keras.layers.BatchNormalization()
+
+    def call(self, x):
+        return self.norm(x)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.norm = keras.layers.BatchNormalization()
+
+    def call(self, x):
+        return self.norm(x)
+
+
+@pytest.mark.parametrize("part", [Block, Subclassed, rebuilt])
+def test_what_would_not_stay_frozen_is_refused(part):
+    def backbone():
+        return keras.Sequential([keras.Input((None, None, 3)), part()])
+
+    with pytest.raises(ValueError, match=r"stays frozen.*freeze_batch_norm=False"):
+        retrieval_model(backbone())
+    assert retrieval_model(backbone(), freeze_batch_norm=False).trainable_weights
+
+
 def test_frozen_statistics_do_not_move_in_fit():
     model = retrieval_model(small_resnet((8,)), 4)
     model.compile("sgd", APLoss())
@@ -177,3 +253,23 @@ def test_whitening_is_float32_under_mixed_precision():
 def test_wrong_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         retrieval_model(**arguments)
+
+
+def test_images_have_their_channels_last_whatever_the_settings_of_keras_say():
+    x = images(height=40, width=56)
+    keras.utils.set_random_seed(0)
+    expected = retrieval_model(small_resnet((4, 8)), 4).predict(x, verbose=0)
+    vgg16 = retrieval_model("VGG16", pooling="average")
+    keras.config.set_image_data_format("channels_first")
+    try:
+        keras.utils.set_random_seed(0)
+        model = retrieval_model(small_resnet((4, 8)), 4)
+        np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+        named = retrieval_model("VGG16", pooling="average")
+        named.set_weights(vgg16.get_weights())
+        np.testing.assert_array_equal(
+            named.predict(x, verbose=0), vgg16.predict(x, verbose=0)
+        )
+        assert keras.config.image_data_format() == "channels_first"
+    finally:
+        keras.config.set_image_data_format("channels_last")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_aploss.evaluation.inputs import check_labels
 from keras_aploss.evaluation.metrics import RetrievalResult
 from keras_aploss.evaluation.protocols import (
     evaluate_leave_one_out,
@@ -121,4 +122,4 @@ def check_image_labels(labels: Sequence[int], num_images: int) -> np.ndarray:
             f"labels.shape={labels.shape}, labels.dtype={labels.dtype}, "
             f"for {num_images} images."
         )
-    return labels
+    return check_labels(labels, "labels")

@@ -305,7 +305,8 @@ def _make_block(images, list_labels, queries, query_labels, bins, left_out=None)
 
 def _is_at(first, size, length):
     """Whether an image of a list is the query, if it holds them: `(length, size)`."""
-    return ops.arange(length)[:, None] == (first + ops.arange(size))[None, :]
+    place = first + ops.arange(size, dtype="int32")
+    return ops.arange(length, dtype="int32")[:, None] == place[None, :]
 
 
 def _choose_rows(columns):

@@ -70,15 +70,18 @@ def check_labels(labels, name="y_true"):
 
     Floats pass if they are whole numbers that their type tells apart. (Keras makes such
     labels itself: to build a model for several devices, it averages a batch over them.)
+    What no int64 holds counts as not whole: cast, it would be another class.
 
     Raises:
-        ValueError: if the shape is not `(B,)` or `(B, 1)`, they are no numbers or,
-            where values can be read, not whole.
+        ValueError: if the shape is not `(B,)` or `(B, 1)`, they are no numbers, the
+            backend has no type for them or, where values can be read, they are not
+            whole.
 
     >>> labels, are_whole = check_labels([[3], [3], [-1]])
     >>> labels.shape == (3,), bool(are_whole)
     (True, True)
     """
+    _check_width(labels, name)
     try:
         labels = ops.convert_to_tensor(labels)
     except (TypeError, ValueError) as error:  # names, say, on JAX and PyTorch
@@ -114,7 +117,40 @@ def check_labels(labels, name="y_true"):
         )
     wide = "64" in dtype or dtype == "uint32"
     labels = ops.reshape(ops.cast(labels, "int64" if wide else "int32"), (-1,))  # (B,)
+    if dtype.startswith("uint"):  # the large ones are negative now
+        is_held = ops.all(labels >= 0)
+        if values_if_eager(is_held) == np.array(False):
+            raise _beyond(name, dtype, "int64")
+        are_whole = ops.logical_and(are_whole, is_held)
     return labels, are_whole
+
+
+def _check_width(labels, name):
+    """Raise if the backend would cut off labels that are on the host.
+
+    JAX has 32 bits unless it is told at its start.
+    """
+    if not isinstance(labels, np.ndarray | list | tuple):
+        return
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iuf" or labels.dtype.itemsize < 8:
+        return
+    held = ops.convert_to_tensor(np.zeros(1, labels.dtype)).dtype
+    held = keras.backend.standardize_dtype(held)
+    if held == labels.dtype:
+        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_same = (labels == labels.astype(held)) | (labels != labels)  # or NaN
+    if not is_same.all():
+        raise _beyond(name, labels.dtype, held)
+
+
+def _beyond(name, dtype, held_dtype):
+    return ValueError(
+        f"Expected labels in `{name}` that {held_dtype} holds. Received: dtype={dtype} "
+        "with others, which would become distractors or fall into one class. Number "
+        f"the classes: `np.unique({name}, return_inverse=True)[1]`."
+    )
 
 
 def check_similarities(similarity, relevance):

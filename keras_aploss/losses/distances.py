@@ -66,8 +66,8 @@ def distances(queries, batch, distance_metric, first=0):
 
 def is_self(queries, batch, first):
     """Mask of the images of the batch that are the query itself: booleans `(b, B)`."""
-    place = ops.arange(ops.shape(queries)[0]) + first
-    return place[:, None] == ops.arange(ops.shape(batch)[0])[None, :]
+    place = ops.arange(ops.shape(queries)[0], dtype="int32") + first
+    return place[:, None] == ops.arange(ops.shape(batch)[0], dtype="int32")[None, :]
 
 
 def _distances_of_function(queries, batch, distance_metric, first):

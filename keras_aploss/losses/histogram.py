@@ -84,7 +84,7 @@ def intervals_of_scaled(scaled, relevance, bins):
     upper = ops.floor(position)
     # Clipped as an integer: there a NaN is one, too.
     interval = ops.clip(ops.cast(upper, "int32"), 0, bins.num_bins)
-    interval = interval + ops.where(relevance, bins.intervals_of_a_kind, 0)
+    interval = interval + ops.cast(relevance, "int32") * bins.intervals_of_a_kind
     return interval, position - upper
 
 

@@ -93,7 +93,7 @@ def semi_hard(comparison, *, margin):
     num_positives = comparison.of_queries(counts)  # (b,)
     num_queries, size = ops.shape(is_same)[0], ops.shape(is_same)[1]
     classmates = classmates.of_images(comparison.first, num_queries)
-    rows = ops.arange(num_queries)
+    rows = ops.arange(num_queries, dtype="int32")
 
     def at(x, columns):
         return ops.take(ops.reshape(x, (-1,)), rows * size + columns)

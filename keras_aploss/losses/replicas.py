@@ -66,7 +66,9 @@ def gather(x):
     if replica is None:
         return x
     x = ops.convert_to_tensor(x)
-    if x.dtype.is_integer or x.dtype.is_bool:  # GPUs do not exchange all their types
+    if x.dtype == "uint64":  # beyond 2⁵³ they are found out by `check_labels`
+        x = ops.cast(x, "float64")
+    elif x.dtype.is_integer or x.dtype.is_bool:  # GPUs do not exchange all their types
         x = ops.cast(x, "int64")
     return replica.all_gather(x, axis=0)
 

@@ -55,7 +55,8 @@ class ClassBalancedSampler(keras.utils.PyDataset):
             `keras.utils.PyDataset`.
 
     Raises:
-        ValueError: labels are not integers or not one per image, there are fewer
+        ValueError: labels are not integers, not one per image or (on JAX, which has 32
+            bits) too large for the backend, there are fewer
             classes than `classes_per_batch`, or `shard` does not divide the batch.
 
     Example:
@@ -103,7 +104,7 @@ class ClassBalancedSampler(keras.utils.PyDataset):
             steps_per_epoch=steps_per_epoch,
             seed=seed,
         )
-        self.labels = self.indices.labels
+        self.labels = _labels_of_backend(self.indices.labels)
         self.augment = augment
         self.epoch = initial_epoch
         self.references = references
@@ -195,6 +196,20 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         epoch, step, position, _ = map(int, reference)
         seeds = [self.indices.seed, _AUGMENTATION, epoch, step, position]
         return self.augment(image, np.random.default_rng(seeds))
+
+
+def _labels_of_backend(labels):
+    """The labels; raise if Keras would cut them off on their way to the loss."""
+    dtype = keras.ops.convert_to_tensor(labels[:0]).dtype
+    held = np.iinfo(keras.backend.standardize_dtype(dtype))
+    if len(labels) and not held.min <= labels.min() <= labels.max() <= held.max:
+        raise ValueError(
+            f"Expected labels that {held.dtype} holds, as Keras on "
+            f"{keras.backend.backend()} does. Received: labels from {labels.min()} to "
+            f"{labels.max()}. Number the classes: `np.unique(labels, "
+            "return_inverse=True)[1]`, or set JAX_ENABLE_X64=1."
+        )
+    return labels
 
 
 def _stack(images):

@@ -148,7 +148,8 @@ class MultistageTrainer(keras.Model):
             variables = self.encoder.non_trainable_variables
             for variable, value in zip(variables, state, strict=True):
                 variable.assign(value)
-            self.add_loss(loss)
+            # Keras adds it to the compiled loss, which has this type.
+            self.add_loss(ops.cast(loss, keras.config.floatx()))
         return embeddings
 
     def _are_references(self, inputs):
