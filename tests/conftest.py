@@ -22,6 +22,7 @@ ON_TORCH = {
     "test_average_precision.py",
     "test_metrics.py",
     "test_blocks.py",
+    "test_checks.py",
     "test_classes.py",
     "test_distances.py",
     "test_histogram.py",

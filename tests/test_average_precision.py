@@ -290,6 +290,8 @@ def test_loss_is_a_mean_over_queries_with_positives(labels, exclude_self, seed):
         if label >= 0 and relevance.any():
             values.append(1 - plain_quantized_ap((x @ x[i])[keep], relevance))
     loss = APLoss(exclude_self=exclude_self, dtype=WIDEST)
+    if not (np.unique(labels[labels >= 0], return_counts=True)[1] > 1).any():
+        values = []  # every query finds only itself
     if len(labels) == 1 or (not values and READS_VALUES):
         with pytest.raises(ValueError, match=r"with positives|A batch of one"):
             loss(labels, x)
@@ -525,3 +527,20 @@ def test_wrong_weights_and_labels_are_named(labels, weight, message):
     x = unit(np.random.default_rng(8), 3, 3)
     with pytest.raises(ValueError, match=message):
         APLoss()(labels, x, sample_weight=weight)
+
+
+@slow_on_jax
+def test_a_batch_without_another_positive_teaches_nothing():
+    """With the query in its own list, where it is a positive: seen as a loss that falls."""
+    x, labels = unit(np.random.default_rng(3), 5, 4), np.array([3, 1, 4, -1, -1])
+    mode = "graph" if "graph" in MODES else MODES[0]
+    for function in (
+        lambda x: APLoss(dtype=WIDEST)(labels, normalize(x)),
+        lambda x: keras.ops.sum(ap_loss(normalize(x), labels)),
+    ):
+        value, (gradient,) = value_and_gradients(function, x, mode=mode)
+        assert value == 0
+        np.testing.assert_array_equal(gradient, np.zeros_like(x))
+    if READS_VALUES:
+        with pytest.raises(ValueError, match="another image of its class"):
+            ap_loss(x, labels)

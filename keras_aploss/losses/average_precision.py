@@ -146,14 +146,14 @@ def ap_loss(
 
     Returns:
         Tensor `(Q,)` of `1 - AP_Q`, float32 (float64 for float64 input); 0 for a query
-        without positives. In a graph, all are NaN if an embedding is not of unit
-        length.
+        without positives, and for all where no query has another positive than itself.
+        In a graph, all are NaN if an embedding is not of unit length.
 
     Raises:
         ValueError: if shapes or settings do not fit, labels are not integers, a list
             has fewer than two images (one, in a database) or more than 2²¹ - 1; and in
             eager mode if an embedding is not finite and of unit length, or no query has
-            a positive.
+            another positive than itself.
 
     Example:
     >>> import numpy as np
@@ -192,8 +192,19 @@ class APLoss(ListwiseLoss):
     marks a distractor: it is in every list, never relevant and never a query.
     `y_pred` holds unit-length embeddings `(B, D)`. There is one value `1 - AP_Q` per
     query; a query without positives has no loss term: its value is 0, and the mean
-    is over the queries that have one. `sample_weight` `(B,)` weighs queries, not the
-    images of their lists.
+    is over the queries that have one. A batch in which no image has another of its
+    class is refused in eager mode, and has the loss 0 and no gradient in a graph.
+    `sample_weight` `(B,)` weighs queries, not the images of their lists.
+
+    **The loss depends on the batch.** A batch of one class has no negatives, and any
+    model the loss 0; one of a few classes is easy. So `val_loss`, which ranks each
+    batch of `validation_data` by itself, is near 0 where these are sorted by class, and
+    must not choose the best epoch. Monitor `val_map` of `RetrievalEvaluation`, which
+    ranks all images, by `mode="max"`.
+
+    **Labels** are compared, nothing else. On JAX, Keras cuts integers down to 32 bits
+    on their way to the loss: number the classes
+    (`np.unique(labels, return_inverse=True)[1]`) if they are larger.
 
     Big batches rank like the real database; `ClassBalancedSampler` fills them so that
     every query has positives. The arithmetic is float32 whatever the precision policy,
@@ -238,7 +249,7 @@ class APLoss(ListwiseLoss):
             empty, `block_size` is not positive, `dtype` has 16 bits or the strategy is
             for several hosts; at the call, if shapes do not fit, the batch is known to
             be of one image, labels are not integers or, in eager mode, embeddings are
-            not finite and of unit length or no query has a positive.
+            not finite and of unit length or no query has another positive than itself.
 
     Example:
     >>> import numpy as np

@@ -269,7 +269,7 @@ def check_some_positives(has_positives):
     values = values_if_eager(has_positives)
     if values is not None and not values.any():
         raise ValueError(
-            "Expected a query with positives: an image of its class in its list. "
+            "Expected a query with positives: another image of its class in its list. "
             f"Received: none in {len(values)}. Draw batches of several images per "
             "class, as `ClassBalancedSampler` does; negative labels mark distractors, "
             "which are no queries."

@@ -63,6 +63,7 @@ def listwise_loss(
         counts = counts_in_batch(
             embeddings, labels, bins, exclude_self=exclude_self, block_size=block_size
         )
+        num_others = counts[:, 0, -1] - (0 if exclude_self else 1)
     else:
         if exclude_self:
             raise ValueError(
@@ -80,8 +81,11 @@ def listwise_loss(
         counts = counts_in_database(
             embeddings, labels, database, list_labels, bins, block_size=block_size
         )
-    checks.check_some_positives(counts[:, 0, -1] > 0)
-    return _values(average_precision, counts, are_valid)
+        num_others = counts[:, 0, -1]
+    checks.check_some_positives(num_others > 0)
+    # Where every query finds only itself, there is nothing to learn.
+    values = _values(average_precision, counts, are_valid)
+    return ops.where(ops.any(num_others > 0), values, ops.where(are_valid, 0.0, values))
 
 
 def batch_loss(
@@ -152,7 +156,8 @@ def queries_of(labels, sample_weight, reduction, *, exclude_self, dtype):
     classes = ops.maximum(ids, 0)
     per_class = ops.segment_sum(is_query, classes, num_segments=size)
     num_positives = ops.take(per_class, classes) - (1 if exclude_self else 0)
-    weight = ops.cast(is_query * ops.cast(num_positives > 0, "int32"), dtype)
+    has_positives = ops.logical_and(num_positives > 0, ops.any(per_class > 1))
+    weight = ops.cast(is_query * ops.cast(has_positives, "int32"), dtype)
     if replicas.count() > 1:  # else the values of all queries will tell
         checks.check_some_positives(weight > 0)
     num_queries = ops.sum(weight)
