@@ -93,7 +93,9 @@ def _sum_by_sorting(similarity, relevance, rounding):
     # Of -inf and -inf the difference is NaN: not new.
     is_new = ops.cast(similarity[:, :-1] - similarity[:, 1:] > rounding, "int32")
     group = ops.pad(ops.cumsum(is_new, axis=1), ((0, 0), (1, 0)))
-    group = ops.reshape(group + columns * ops.arange(rows, dtype="int32")[:, None], (-1,))
+    group = ops.reshape(
+        group + columns * ops.arange(rows, dtype="int32")[:, None], (-1,)
+    )
 
     def per_group(x):
         x = ops.segment_sum(ops.reshape(x, (-1,)), group, rows * columns)

@@ -322,7 +322,9 @@ def make_unnormalized():
 @pytest.mark.parametrize("before", [False, True])
 def test_a_model_without_unit_length_is_refused_before_the_first_step(before):
     steps = []
-    step = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_: steps.append(1))
+    step = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda *_: steps.append(1)
+    )
     evaluation = RetrievalEvaluation(*make_images(), evaluate_before=before)
     with pytest.raises(ValueError, match=r"unit length.*UnitNormalization"):
         train(make_unnormalized(), [evaluation, step])
@@ -408,7 +410,8 @@ def test_moving_averages_are_measured_and_kept_and_left(tmp_path, warnings, mult
 
 
 @pytest.mark.parametrize(
-    ("epochs", "what"), [(2, "the training goes on with"), (1, "not those of the model")]
+    ("epochs", "what"),
+    [(2, "the training goes on with"), (1, "not those of the model")],
 )
 def test_other_weights_than_the_moving_average_are_warned_of(epochs, what, warnings):
     _, trained = averaging_model()

@@ -491,3 +491,19 @@ def test_a_run_folder_that_cannot_be_written_is_refused_before_the_training(
         folder = file / "run" if kind == "below a file" else file
     with pytest.raises(OSError, match=re.escape(str(folder))):
         train_run(tiny_settings, folder, export_to=None, verbose=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_chunks", [1, 3])
+def test_any_number_of_workers_trains_the_same_bits(tiny_settings, tmp_path, num_chunks):
+    weights = []
+    for workers in (1, 2, 3, 4):
+        settings = dataclasses.replace(
+            tiny_settings, workers=workers, num_chunks=num_chunks, epochs=2
+        )
+        folder = tmp_path / f"{workers}"
+        train_run(settings, folder, export_to=None, verbose=0)
+        weights.append(keras.models.load_model(folder / "model.keras").get_weights())
+    for others in weights[1:]:
+        for ours, theirs in zip(weights[0], others, strict=True):
+            np.testing.assert_array_equal(ours, theirs)

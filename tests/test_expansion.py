@@ -208,7 +208,10 @@ ONE = np.array([[1.0, 0.0]])
         ({"queries": np.ones((1, 2), int)}, "int64"),
         ({"database": np.array([[1.0, 0.0, 0.0]])}, "one number of units"),
         ({"database": 2 * ONE}, "`database` with 1 of 1 .* index 0 of length 2"),
-        ({"queries": np.array([[np.nan, 0]])}, "`queries` with 1 of 1 rows holding NaN"),
+        (
+            {"queries": np.array([[np.nan, 0]])},
+            "`queries` with 1 of 1 rows holding NaN",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense(arguments, message):

@@ -264,7 +264,10 @@ BAD[[2, 3], 1] = np.nan, np.inf
         ({"embeddings": BAD}, "2 of 4 rows .* first at index 2"),
         ({"embeddings": np.eye(4) * 1e39}, "4 of 4 rows"),
         ({"embeddings": np.eye(4) * 1e30}, "4 of 4 rows of other lengths.*1e[+]30"),
-        ({"embeddings": np.diag([1, 1.02, 0.98, 1])}, "2 of 4 .* index 1 of length 1.02"),
+        (
+            {"embeddings": np.diag([1, 1.02, 0.98, 1])},
+            "2 of 4 .* index 1 of length 1.02",
+        ),
         ({"labels": [0, 0, 1]}, r"len\(embeddings\)=4, len\(labels\)=3"),
         ({"labels": [0.0, 0, 1, 1]}, "Number the classes"),
         ({"labels": ["a", "a", "b", "b"]}, "Number the classes"),
@@ -317,7 +320,7 @@ def test_top_k_errors(k):
         top_k(np.eye(4), np.eye(4), k, exclude_self=True)
     with pytest.raises(ValueError, match="exclude_self=True"):
         top_k(np.eye(4)[:2], np.eye(4), 1, exclude_self=True)
-    with pytest.raises(ValueError, match="`queries` with 1 of 4 .*unit_length"):
+    with pytest.raises(ValueError, match=r"`queries` with 1 of 4 .*unit_length"):
         top_k(np.diag([1, 1, 1, 2]), np.eye(4), 1)
 
 

@@ -136,7 +136,7 @@ def test_a_wrong_shard_is_refused(shard):
 
 
 def test_a_loop_over_a_sampler_ends():
-    """By `IndexError`, the sign for Python and Keras 3.9, whose class cannot iterate."""
+    """Also by `IndexError`, as in Keras 3.9, whose `PyDataset` cannot iterate."""
     sampler = sampler_of([5] * 4)
     in_old_keras = iter(_WithoutIterator(sampler))
     for batches in (list(sampler), list(in_old_keras)):

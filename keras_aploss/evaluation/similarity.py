@@ -1,9 +1,11 @@
 """Similarities of all pairs, block by block.
 
 Similarity is the float32 dot product of embeddings of unit length: the cosine. Rows of
-other lengths are refused (`inputs`). Embeddings of the database that are identical, bit for bit, are
-tied on every machine. Other similarities that differ by no more than float32 rounding
-may change places with the block size or the machine.
+other lengths are refused (`inputs`).
+
+Ties. Embeddings of the database that are identical, bit for bit, are tied on every
+machine. Other similarities that differ by no more than float32 rounding may change
+places with the block size or the machine.
 
 Dimension key: Q queries, N database images, D units, C copies among the N.
 """

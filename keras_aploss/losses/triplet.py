@@ -169,7 +169,7 @@ def _queries_of(y_true, sample_weight, reduction, dtype):
 class TripletLoss(keras.losses.Loss):
     """A triplet loss of every image of a batch; subclasses choose the triplets.
 
-    Private to this room, as `ListwiseLoss`. Arguments are those of `TripletSemiHardLoss`.
+    Private to this room, as `ListwiseLoss`. Arguments as for `TripletSemiHardLoss`.
     """
 
     def __init__(self, margin, distance_metric, *, name, reduction, dtype):
