@@ -411,7 +411,7 @@ def test_moving_averages_are_measured_and_kept_and_left(tmp_path, warnings, mult
 
 @pytest.mark.parametrize(
     ("epochs", "what"),
-    [(2, "the training goes on with"), (1, "not those of the model")],
+    [(2, "the training goes on with"), (1, "has not left in the model")],
 )
 def test_other_weights_than_the_moving_average_are_warned_of(epochs, what, warnings):
     _, trained = averaging_model()

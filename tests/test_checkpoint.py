@@ -495,7 +495,9 @@ def test_a_run_folder_that_cannot_be_written_is_refused_before_the_training(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_chunks", [1, 3])
-def test_any_number_of_workers_trains_the_same_bits(tiny_settings, tmp_path, num_chunks):
+def test_any_number_of_workers_trains_the_same_bits(
+    tiny_settings, tmp_path, num_chunks
+):
     weights = []
     for workers in (1, 4):
         settings = dataclasses.replace(

@@ -159,7 +159,7 @@ class RetrievalEvaluation(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Evaluate the untrained model, if asked to."""
         if self._measured is not None and self._are_measured():
-            self._warn_of_average("the training goes on with")
+            self._warn_of_average("the training goes on with, no moving average")
         if self.evaluate_before and self.before is None:
             self.before = self.evaluate(epoch - 1)
 
@@ -179,7 +179,7 @@ class RetrievalEvaluation(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Say so if the optimizer has left other weights than were measured."""
         if self._measured is not None and not self._are_measured():
-            self._warn_of_average("are not those of the model now, after")
+            self._warn_of_average("`fit` has not left in the model")
 
     def _weights(self) -> list[np.ndarray]:
         variables = self.model.trainable_variables
@@ -191,11 +191,10 @@ class RetrievalEvaluation(keras.callbacks.Callback):
     def _warn_of_average(self, what: str) -> None:
         self._measured = None
         logger.warning(
-            "%s* was measured with weights that %s; the optimizer, with "
-            "`use_ema=True`, leaves their moving average. Put `keras.callbacks."
-            "SwapEMAWeights(swap_on_epoch=True)` before RetrievalEvaluation in the "
-            "list of callbacks, so that one and the same weights are measured and "
-            "kept.",
+            "%s* was measured with weights that %s: the optimizer has `use_ema=True`. "
+            "Put `keras.callbacks.SwapEMAWeights(swap_on_epoch=True)` before "
+            "RetrievalEvaluation in the list of callbacks; and where a callback ends "
+            "the training early, take the weights that ModelCheckpoint has kept.",
             self.prefix,
             what,
         )
