@@ -288,7 +288,7 @@ def test_a_model_that_does_not_fit_is_refused(photos):
         [keras.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D()]
     )
     index = VectorIndex(units=3)
-    with pytest.raises(ValueError, match="unit length.*`vectors` with 9 of 9"):
+    with pytest.raises(ValueError, match=r"unit length.*`vectors` with 9 of 9"):
         update(index, plain, photos)
     with pytest.raises(ValueError, match="of 4 units, as the index has"):
         update(VectorIndex(units=4), plain, photos)
