@@ -67,9 +67,9 @@ class EmbeddingClient:
         workers: number of requests that are sent at a time.
 
     Raises:
-        ValueError: for arguments out of range, a model, version, label or signature that
-            the server does not have, embeddings of another size, or files that it cannot
-            decode.
+        ValueError: for arguments out of range, a model, version, label or signature
+            that the server does not have, embeddings of another size, or files that it
+            cannot decode.
         ConnectionError: the server is still not available after all retries.
         TimeoutError: it does not answer in time.
         ImportError: gRPC is asked for without the extra `serving`.

@@ -30,7 +30,7 @@ _MODELS = """\
 #   version_labels {{ key: "stable" value: 3 }}
 #   version_labels {{ key: "canary" value: 4 }}
 # `keras-aploss embed` takes the label `stable` where there is one, and another by
-# `--model-label canary`; a client that names neither label nor version gets the highest.
+# `--model-label canary`. Other clients that name no label or version get the highest.
 model_config_list {{
   config {{
     name: "{name}"
