@@ -10,6 +10,7 @@ feature map, ``D`` units of the embedding.
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -205,8 +206,9 @@ def _named_backbone(name, weights):
         if weights is not None:
             model.load_weights(weights)
         return model, lambda images: images
-    application = getattr(keras.applications, name, None)
-    if not callable(application):
+    # Not `callable`: the attributes of any module are, such as `__class__`.
+    application = vars(keras.applications).get(name)
+    if not inspect.isfunction(application):
         raise ValueError(
             "Expected `backbone` to be 'small_resnet', a class of `keras.applications` "
             f"such as 'ResNet50', or a keras.Model. Received: backbone={name!r}."

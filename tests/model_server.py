@@ -20,6 +20,7 @@ import grpc
 import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -55,7 +56,7 @@ class Models:
     def __init__(self, folder, name):
         self.name, self.trouble, self.requests = name, Trouble(), []
         self.lock = threading.Lock()
-        self.versions = {}
+        self.versions, self.labels = {}, {}
         for child in pathlib.Path(folder).iterdir():
             if child.name.isdecimal():
                 self.load(child)
@@ -64,6 +65,7 @@ class Models:
         self.versions[int(version.name)] = tf.saved_model.load(str(version)).signatures
 
     def status(self, request):
+        """Of all versions, as the server does, also if a label is asked for."""
         if request.model_spec.name != self.name:
             message = f"Could not find any versions of model {request.model_spec.name}"
             raise tf.errors.NotFoundError(None, None, message)
@@ -71,6 +73,20 @@ class Models:
         for version in sorted(self.versions, reverse=True):
             one = response.model_version_status.add(version=version)
             one.state = one.State.Value(self.trouble.state)
+        return response
+
+    def metadata(self, request):
+        name, label = request.model_spec.name, request.model_spec.version_label
+        if name != self.name or label not in self.labels:
+            message = f"Unrecognized servable version label: {label}"
+            raise tf.errors.InvalidArgumentError(None, None, message)
+        version = self.labels[label]
+        if version not in self.versions:
+            message = f"Servable not found for request: Specific({name}, {version})"
+            raise tf.errors.NotFoundError(None, None, message)
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = name
+        response.model_spec.version.value = version
         return response
 
     def predict(self, request):
@@ -138,6 +154,7 @@ def grpc_server(models, port=0):
 
     class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         Predict = staticmethod(answering(models.predict))
+        GetModelMetadata = staticmethod(answering(models.metadata))
 
     class Status(model_service_pb2_grpc.ModelServiceServicer):
         GetModelStatus = staticmethod(answering(models.status))
@@ -161,8 +178,9 @@ def rest_server(models, port=0):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            name = re.fullmatch(r"/v1/models/([^/:]+)", self.path)
-            self.answer(lambda: self.status(name[1]) if name else None)
+            pattern = r"/v1/models/([^/:]+)(?:/labels/([^/:]+))?(/metadata)?"
+            found = re.fullmatch(pattern, self.path)
+            self.answer(lambda: self.look(*found.groups()) if found else None)
 
         def do_POST(self):
             length = int(self.headers["Content-Length"])
@@ -171,11 +189,18 @@ def rest_server(models, port=0):
             found = re.fullmatch(pattern, self.path)
             self.answer(lambda: self.predict(body, *found.groups()) if found else None)
 
-        def status(self, name):
-            request = get_model_status_pb2.GetModelStatusRequest()
+        def look(self, name, label, metadata):
+            kinds = {
+                True: (get_model_metadata_pb2.GetModelMetadataRequest, models.metadata),
+                False: (get_model_status_pb2.GetModelStatusRequest, models.status),
+            }
+            kind, method = kinds[bool(metadata)]
+            request = kind()
             request.model_spec.name = urllib.parse.unquote(name)
+            if label:
+                request.model_spec.version_label = urllib.parse.unquote(label)
             return json_format.MessageToDict(
-                models.status(request), preserving_proto_field_name=True
+                method(request), preserving_proto_field_name=True
             )
 
         def predict(self, body, name, version):

@@ -9,6 +9,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+import tracemalloc
 
 import click.testing
 import keras
@@ -19,9 +20,12 @@ from PIL import Image
 from torch_format import (
     Call,
     Instance,
+    Raw,
     Tensor,
     checkpoint_of,
     checksum,
+    instructions,
+    name_of,
     seeded_image,
     seeded_pca,
     seeded_weights,
@@ -29,6 +33,8 @@ from torch_format import (
 )
 
 from keras_aploss import export_saved_model, load_ap_gem
+from keras_aploss.checkpoints.contents import find_weights, read_weight
+from keras_aploss.checkpoints.torch_files import RefusedError, read_torch_file
 from keras_aploss.cli import main
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "ap_gem.npz")
@@ -221,6 +227,17 @@ def ones(*shape):
     return Tensor(np.ones(shape, "float32"))
 
 
+def shared(key, count, shape, dtype="Float"):
+    """A tensor of a storage that another one, or none, has written."""
+    kind = Raw(name_of(f"torch.{dtype}Storage"))
+    reference = ("storage", kind, key, "cpu", count)
+    reference = Raw(instructions(reference, {})[2:-1] + b"Q")
+    strides = tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
+    return Call("torch._utils._rebuild_tensor_v2", reference, 0, shape, strides)
+
+
+HUGE = Raw(b"\x8a\xff" + b"\x7f" * 255)  # an integer above all floats
+
 UNBUILT = [
     (changed(state_dict={}), "no `state_dict`"),
     (lambda checkpoint: [checkpoint], "no `state_dict`"),
@@ -243,8 +260,13 @@ UNBUILT = [
     (changed(preprocess={"mean": [0.5] * 3}), "preprocess"),
     (changed(preprocess={"mean": [0.5] * 3, "std": [0.2, 0.2, 0]}), "preprocess"),
     (changed(preprocess={"mean": "red", "std": None}), "preprocess"),
-    (with_state(bn1__bias=Tensor(np.full(64, np.nan, "f4"))), "'bn1.bias'.*finite"),
-    (with_state(bn1__running_var=Tensor(np.full(64, -1, "f4"))), "running_var"),
+    (changed(preprocess=np.zeros((2, 3), "f4")), "preprocess"),
+    (changed(preprocess=ones(2, 3)), "preprocess"),
+    (changed(preprocess={"mean": [HUGE] * 3, "std": [0.2] * 3}), "preprocess"),
+    (with_state(module__fc__bias=ones(UNITS)), "'fc.bias' twice"),
+    # More numbers than the file holds, for a network of that size.
+    (with_state(fc__weight=shared("0", 10**9, (10**6, 512))), "'fc.weight'.*too short"),
+    (with_state(fc__weight=shared("none", 512, (1, 512))), "'fc.weight'.*damaged"),
     (changed(pca=None), "no PCA at all.*whitening=False"),
     (changed(pca={"a": seeded_pca(UNITS), "b": 1}), "'a', 'b', for whitening=True"),
     (changed(pca={"a": seeded_pca(UNITS - 1)}), r"32 units.*\(31, 31\)"),
@@ -285,6 +307,8 @@ UNFIT = [
     (with_state(adpool__p=ones(512)), r"adpool.p.*\(512,\), not \(1,\)"),
     (with_state(adpool__p=Tensor(np.array([0.5], "f4"))), "adpool.p is 0.5"),
     (with_state(adpool__p=Tensor(np.float32(3))), r"\(\), not \(1,\)"),
+    (with_state(bn1__bias=Tensor(np.full(64, np.nan, "f4"))), "'bn1.bias'.*finite"),
+    (with_state(bn1__running_var=Tensor(np.full(64, -1, "f4"))), "running_var"),
 ]
 
 
@@ -298,6 +322,42 @@ def test_weights_that_do_not_fit_are_named(weights, change, message, tmp_path):
     path = write_torch_file(tmp_path / "a.pt", checkpoint)
     with pytest.raises(ValueError, match=message):
         load_ap_gem(path, whitening=False)
+
+
+def test_tensors_that_share_their_numbers_are_read_one_at_a_time(tmp_path):
+    """The file has half a megabyte, and all of them together 600 times as much."""
+    state = {"first": Tensor(np.ones((512, 512), "f2"))}
+    for number in range(300):
+        state[f"{number}"] = shared("0", 512 * 512, (512, 512), "Half")
+    path = write_torch_file(tmp_path / "a.pt", {"state_dict": state})
+    tracemalloc.start()
+    try:
+        weights = find_weights(read_torch_file(path))
+        found, _ = tracemalloc.get_traced_memory()
+        for name, tensor in weights.items():
+            assert read_weight(name, tensor).sum() == 512 * 512
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(weights) == 301
+    assert found < 2**20
+    assert peak < 5 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("bn1.bias", np.nan, "'bn1.bias' has values that are not finite"),
+        ("bn1.running_var", -1, "negative variances"),
+        ("adpool.p", 0.5, "adpool.p is 0.5"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_named(tmp_path, name, value, message):
+    state = {name: Tensor(np.full(3, value, "float32"))}
+    path = write_torch_file(tmp_path / "a.pt", {"state_dict": state})
+    weights = find_weights(read_torch_file(path))
+    with pytest.raises(RefusedError, match=message):
+        read_weight(name, weights[name])
 
 
 @needs_hub

@@ -11,7 +11,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_aploss import EmbeddingClient, export_saved_model
+from keras_aploss import EmbeddingClient, VectorIndex, export_saved_model
+from keras_aploss.images import hash_files
+from keras_aploss.search import require_agreement
 from keras_aploss.serving import client as embedding_client
 from keras_aploss.serving.answers import UnavailableError, UnreadableError, rejection
 
@@ -310,6 +312,108 @@ def test_a_new_version_does_not_mix_in(server, models, photos, expected):
             del models.versions[2]
 
 
+@pytest.fixture(scope="module")
+def another(model, tmp_path_factory):
+    """A model of the same shapes, exported as version 2 and loaded."""
+    other = keras.models.clone_model(model)
+    other.set_weights([-weight for weight in model.get_weights()])
+    folder = tmp_path_factory.mktemp("canary")
+    export_saved_model(other, folder, image_size=SIZE, version=2)
+    return Models(folder, "tiny").versions
+
+
+@pytest.fixture
+def canary(models, another, monkeypatch):
+    """Beside version 1, which has the label `stable`, 2 gives other embeddings."""
+    monkeypatch.setattr(models, "versions", models.versions | another)
+    monkeypatch.setattr(models, "labels", {"stable": 1, "canary": 2, "a b/c": 2})
+
+
+@pytest.mark.parametrize(
+    ("options", "version"),
+    [
+        ({}, 1),
+        ({"label": "stable"}, 1),
+        ({"label": "canary"}, 2),
+        ({"label": "a b/c"}, 2),
+        ({"version": 2}, 2),
+    ],
+)
+def test_a_canary_answers_only_whom_it_is_for(
+    canary, server, models, photos, expected, options, version
+):
+    with client_of(server, **options) as client:
+        embeddings, _ = client.embed_files(photos)
+        assert client.version == version
+    assert {request.model_spec.version.value for request in models.requests} == {
+        version
+    }
+    assert np.allclose(embeddings, expected, atol=1e-5) is (version == 1)
+
+
+@pytest.fixture
+def index(photos, expected):
+    """The embeddings of version 1, of which two files are not here any more."""
+    index = VectorIndex(units=UNITS, fingerprint="0123", notes={"model": "runs/one"})
+    paths = [str(path) for path in photos]
+    ids = hash_files(paths, 1)
+    ids[paths[0]] = ids[paths[5]] = "of what was there before"
+    index.add([ids[path] for path in paths], expected, paths)
+    return index
+
+
+def test_a_version_that_is_not_that_of_the_index_is_named(
+    canary, server, models, index
+):
+    with client_of(server) as client:
+        require_agreement(index, client.embed_files, samples=7)
+    assert sum(len(r.inputs["image_bytes"].string_val) for r in models.requests) == 7
+    with (
+        client_of(server, label="canary") as client,
+        pytest.raises(
+            ValueError,
+            match=r"'runs/one' with the fingerprint 0123. Received from version 2: "
+            r"another embedding of '.*a photo . é.png', with a similarity of -?0\.",
+        ),
+    ):
+        require_agreement(index, client.embed_files, source="version 2")
+    models.trouble.units = 4
+    with (
+        client_of(server) as client,
+        pytest.raises(ValueError, match="the server: embeddings of 4 units for 6"),
+    ):
+        require_agreement(index, client.embed_files)
+
+
+def test_an_index_without_its_files_cannot_be_compared(expected, photos):
+    index = VectorIndex(units=UNITS)
+    index.add(["1", "2"], expected[:2], ["nowhere.png", str(photos[0])])
+    with pytest.raises(ValueError, match="2 of which none is here as it was indexed"):
+        require_agreement(index, None)
+
+
+def test_a_label_that_is_not_there_is_told(canary, server, models):
+    with (
+        client_of(server, label="beta") as client,
+        pytest.raises(ValueError, match=r"label='beta'.*Unrecognized.*models\.config"),
+    ):
+        client.embed([b"x"])
+    models.labels.clear()
+    with client_of(server) as client:
+        assert client.version == 2  # no version is for everybody: the highest
+
+
+def test_a_label_of_a_version_that_is_not_loaded_is_waited_for(canary, server, models):
+    """Another version would be the wrong one."""
+    models.labels["stable"] = 3
+    with (
+        client_of(server, retries=1) as client,
+        pytest.raises(UnavailableError, match=r"the label 'stable'.*is not loaded"),
+    ):
+        client.embed([b"x"])
+    assert models.requests == []
+
+
 def test_a_server_of_another_kind_is_told(addresses, photos):
     grpc_port = addresses["grpc"].replace("grpc", "http")
     with pytest.raises(ConnectionError, match="usually 8500 for grpc"):
@@ -343,6 +447,8 @@ def test_a_request_is_bounded_in_bytes(monkeypatch):
         ({"timeout": 0}, "timeout=0"),
         ({"retries": -1}, "retries=-1"),
         ({"version": 0}, "version=0"),
+        ({"version": 1, "label": "stable"}, "version=1, label='stable'"),
+        ({"label": ""}, "label=''"),
     ],
 )
 def test_arguments_are_checked(arguments, message):

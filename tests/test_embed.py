@@ -48,6 +48,7 @@ def test_it_writes_what_extract_writes(server, models, finished_run, photos, tmp
     assert [row[0] for row in skipped[0]] == [row[0] for row in skipped[1]]
     assert "cannot decode" in dict(skipped[0])[str(photos / "broken.jpg")]
     assert "2 files left out" in shown
+    assert f"By version 1 of 'tiny' at {server}" in shown
     names = sorted(file.name for file in ours.parent.iterdir())
     others = sorted(file.name for file in tmp_path.glob("theirs.npy*"))
     assert names == [name.replace("theirs", "ours") for name in others]
@@ -158,10 +159,11 @@ def test_a_server_that_goes_down_costs_nothing(models, many, tmp_path, monkeypat
         left[0] = 100
         # A newer version must not embed the rest.
         monkeypatch.setitem(models.versions, 2, models.versions[1])
+        monkeypatch.setitem(models.labels, "stable", 2)
         other = fail(*command, "--model-version", 2)
         assert "model_version=1. Received: model_version=2" in other
         models.requests.clear()
-        succeed(*command)
+        succeed(*command, "--model-label", "stable")
     assert {r.model_spec.version.value for r in models.requests} == {1}
     sent = [n for r in models.requests for n in r.inputs["image_bytes"].string_val]
     assert len(set(sent)) == 25 - 6

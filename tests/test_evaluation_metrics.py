@@ -216,6 +216,7 @@ def test_top_of_long_row(k):
         ({"junk": [[True, True]]}, "disjoint.*1 entries"),
         ({"ks": (0,)}, "integers >= 1"),
         ({"ks": (1.5,)}, "integers >= 1"),
+        ({"ks": (10**30,)}, "below 2[*][*]63"),
         ({"ks": 5}, "ks=5"),
         ({"interpolation": "linear"}, "interpolation='linear'"),
         ({"relevance": [[False, False]]}, "at least one query"),

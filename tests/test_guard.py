@@ -6,7 +6,13 @@ import types
 import pytest
 
 from keras_aploss.app import guard
-from keras_aploss.app.guard import LOCAL_HOSTS, TooLargeError, read_body, refusal
+from keras_aploss.app.guard import (
+    LOCAL_HOSTS,
+    BodyMemory,
+    BusyError,
+    TooLargeError,
+    refusal,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +53,10 @@ def test_foreign_names_are_refused(host):
 
 
 @pytest.mark.parametrize("hosts", [set(LOCAL_HOSTS), {"*"}])
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "file://", "", "*"])
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "null", "file://", "", "*", "http://[", "http://[::1", "["],
+)
 def test_pages_of_other_sites_are_refused(hosts, origin):
     assert "request of this page" in refusal("localhost:7860", origin, hosts)
 
@@ -73,26 +82,51 @@ def request(pieces, declared=None, seconds=0):
     return Request(pieces=pieces, headers=headers, taken=0, seconds=seconds)
 
 
-def test_a_body_is_read_up_to_the_limit():
+def read_body(request, limit, memory=None):
+    async def read():
+        async with (memory or BodyMemory(10**6)).body(request, limit) as body:
+            return body
+
     pytest.importorskip("anyio")
-    given = request([b"abc", b"", b"de"])
-    assert asyncio.run(read_body(given, 5)) == b"abcde"
+    return asyncio.run(read())
+
+
+def test_a_body_is_read_up_to_the_limit():
+    assert read_body(request([b"abc", b"", b"de"]), 5) == b"abcde"
 
 
 def test_of_a_longer_one_no_more_than_the_limit_is_held():
-    pytest.importorskip("anyio")
     endless = request(bytes(1000) for _ in iter(int, 1))
     with pytest.raises(TooLargeError):
-        asyncio.run(read_body(endless, 5500))
+        read_body(endless, 5500)
     assert endless.taken == 6000
     declared = request([b"abc"], declared=6)
     with pytest.raises(TooLargeError):
-        asyncio.run(read_body(declared, 5))
+        read_body(declared, 5)
     assert declared.taken == 0
 
 
-def test_who_sends_slowly_is_not_waited_for(monkeypatch):
-    pytest.importorskip("anyio")
-    monkeypatch.setattr(guard, "SECONDS", 0.1)
+@pytest.mark.parametrize("name", ["SECONDS", "IDLE_SECONDS"])
+def test_who_sends_slowly_is_not_waited_for(monkeypatch, name):
+    monkeypatch.setattr(guard, name, 0.1)
+    seconds = 0.05 if name == "SECONDS" else 0.5
+    memory = BodyMemory(1000)
     with pytest.raises(TimeoutError):
-        asyncio.run(read_body(request([b"a"] * 100, seconds=0.05), 1000))
+        read_body(request([b"a"] * 100, seconds=seconds), 1000, memory)
+    assert memory.held == 0
+
+
+def test_bodies_together_have_a_bound_and_give_their_room_back():
+    async def read_two(memory):
+        async with memory.body(request([b"abc"]), 9) as first:
+            with pytest.raises(BusyError):
+                async with memory.body(request([b"de", b"f"]), 9):
+                    pass
+            assert memory.held == 3
+            async with memory.body(request([b"gh"]), 9) as second:
+                assert memory.held == 5
+        assert memory.held == 0
+        return first, second
+
+    pytest.importorskip("anyio")
+    assert asyncio.run(read_two(BodyMemory(5))) == (b"abc", b"gh")

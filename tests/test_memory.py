@@ -105,6 +105,13 @@ def test_the_least_number_that_divides_the_batch(
     assert chunks_of(batch_size, images, num_devices) == expected
 
 
+@pytest.mark.parametrize("memory_gib", [1e300, float("inf")])
+def test_without_a_bound_on_memory_one_chunk_is_enough(memory_gib):
+    assert choose_num_chunks(ONE_MIB, (2**18,), 64, memory_gib) == 1
+    with pytest.raises(ValueError, match="memory_gib=nan"):
+        choose_num_chunks(ONE_MIB, (2**18,), 64, float("nan"))
+
+
 def test_an_image_that_does_not_fit_alone_is_told_what_it_needs():
     with pytest.raises(ValueError, match=r"Expected memory_gib >= 0\.0015.*one image"):
         chunks_of(64, 0)

@@ -57,6 +57,23 @@ def test_an_index_is_there_again(tmp_path):
     assert copy.fingerprint == "f1"
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_index_without_images_can_be_taken_back(tmp_path, is_there):
+    path = tmp_path / "i.db"
+    if is_there:
+        path.mkdir()
+    VectorIndex(path, units=UNITS, fingerprint="f1").discard_if_empty()
+    assert path.exists() is is_there
+    with VectorIndex(path, units=8, fingerprint="f2") as index:  # of another model
+        fill(index, unit_rows(3, units=8))
+        index.discard_if_empty()
+    with VectorIndex(path) as index:
+        index.delete([image.path for image in index.images()])
+        index.discard_if_empty()  # it was not made here
+    with VectorIndex(path) as index:
+        assert (len(index), index.fingerprint) == (0, "f2")
+
+
 def test_another_model_is_refused_with_both_fingerprints(tmp_path):
     path = tmp_path / "i.db"
     fill(VectorIndex(path, units=UNITS, fingerprint="f1"), unit_rows(3)).close()

@@ -237,6 +237,7 @@ def test_whitening_is_float32_under_mixed_precision():
         ({"backbone": None}, "backbone"),
         ({"backbone": "NASNetMobile"}, "EfficientNetV2B0"),
         ({"backbone": "__name__"}, "keras.applications"),
+        ({"backbone": "__class__"}, "keras.applications"),
         ({"units": 2.5}, "units"),
         ({"whitening": "yes"}, "whitening"),
         ({"backbone": keras.Sequential(), "weights": "a.h5"}, "weights"),

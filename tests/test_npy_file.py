@@ -177,6 +177,47 @@ def test_files_without_rows_are_listed_interrupted_or_not(tmp_path, stop):
         NpyFile(path, 12, {}, paths=PATHS[::-1])
 
 
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def cut(path):
+    path.write_text("\n".join(path.read_text().splitlines()[:3]) + '\n"a')
+
+
+@pytest.mark.parametrize("lose", [pathlib.Path.unlink, emptied, cut])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_list_that_was_lost_is_written_again(tmp_path, lose, is_finished):
+    path = tmp_path / "e.npy"
+    names = [tmp_path / "e.npy.csv", tmp_path / "e.npy.skipped.csv"]
+    with NpyFile(path, 12, {}, paths=PATHS) as file:
+        file.write(range(12), read_some(range(12)))
+        file.finish()
+    written = [name.read_bytes() for name in names]
+    for name in names:
+        lose(name)
+    if not is_finished:  # as after a kill just before the file has its name
+        os.replace(path, f"{path}.partial")
+    with NpyFile(path, 12, {}, paths=PATHS) as file:
+        assert file.missing == []
+        file.finish()
+    assert [name.read_bytes() for name in names] == written
+    np.testing.assert_array_equal(load_embeddings(path), ROWS[:9])
+
+
+def test_what_was_added_to_a_list_stays(tmp_path):
+    path = tmp_path / "e.npy"
+    with NpyFile(path, 12, {}, paths=PATHS) as file:
+        file.write(range(12), read_some(range(12)))
+        file.finish()
+    kept = [name for (name,) in read_table(f"{path}.csv")[1:]]
+    labelled = "path,label\n" + "".join(f"{name},crow\n" for name in kept)
+    pathlib.Path(f"{path}.csv").write_text(labelled)
+    with NpyFile(path, 12, {}, paths=PATHS) as file:
+        file.finish()
+    assert pathlib.Path(f"{path}.csv").read_text() == labelled
+
+
 def test_a_kill_while_the_file_gets_its_name_costs_nothing(tmp_path, monkeypatch):
     """Its header and its size are those of the rows by then, and not of the images."""
     path = tmp_path / "e.npy"

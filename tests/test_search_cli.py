@@ -4,8 +4,10 @@ import os
 import pathlib
 import signal
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from command_line import fail, start, succeed, wait_until
 from PIL import Image
 
@@ -123,10 +125,93 @@ def test_what_is_no_image_is_told(finished_run, photos):
     assert "Expected a folder of images" in fail("index", "nowhere", *given)
     pathlib.Path("empty").mkdir()
     assert "Nothing was deleted" in fail("index", "empty", *given)
-    assert "Received: 'images.db', which is empty" in fail("search", photos / "top.png")
+    assert "'images.db', which does not exist" in fail("search", photos / "top.png")
     succeed("index", photos, *given, "--no-recall")
     assert "Expected a readable image" in fail("search", photos / "broken.jpg")
     assert "nowhere.png" in fail("search", "nowhere.png")
+
+
+def test_a_failed_index_binds_nothing(photos):
+    extra()
+    sums = keras.Sequential(
+        [keras.Input((16, 16, 3)), keras.layers.GlobalAveragePooling2D()]
+    )
+    sums.save("no_embeddings.keras")
+    message = fail(
+        "index", photos, "--model", "no_embeddings.keras", "--image-size", 16
+    )
+    assert "unit length" in message
+    assert not pathlib.Path("images.db").exists()
+
+
+@pytest.fixture
+def gift(photos):
+    """An index of others, to whose note a test gives a model."""
+    extra()
+    model = retrieval_model("small_resnet", units=8)
+    paths = [str(photos / "top.png")]
+
+    def give(location, noted, **notes):
+        with VectorIndex(
+            location,
+            units=8,
+            fingerprint=model_fingerprint(model, 16),
+            notes={"model": noted, "image_size": 16, **notes},
+        ) as index:
+            index.add(["1"], embed(model, ImageFiles(paths, 16)), paths)
+        return photos / "top.png", "--index", location
+
+    return model, give
+
+
+class Wrote(tf.Module):
+    """An embedding whose computation writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
+    def embed(self, images):
+        tf.io.write_file(self.path, "written")
+        return {"embedding": tf.ones([tf.shape(images)[0], 8]) / 8**0.5}
+
+
+def test_a_program_that_an_index_names_is_not_run_without_a_word(gift, tmp_path):
+    _, give = gift
+    trap = Wrote(str(tmp_path / "sprung"))
+    tf.saved_model.save(trap, "elsewhere", signatures={"images": trap.embed})
+    asked = give("gift.db", str(tmp_path / "elsewhere"))
+    tf.saved_model.save(trap, "gift.db/inside", signatures={"images": trap.embed})
+    another = give("other.db", str(tmp_path / "other.db" / "inside"))
+    pathlib.Path("gift.db/inside").rename("other.db/inside")
+    for given in (asked, another):
+        message = fail("search", *given)
+        assert "Expected `--model`" in message
+        assert "a SavedModel, which is a program" in message
+        assert "a SavedModel" in fail("index", "photos", *given[1:])
+    assert not (tmp_path / "sprung").exists()
+    fail("search", *asked, "--model", "elsewhere", "--image-size", 16)  # of the user
+    assert (tmp_path / "sprung").exists()  # the trap works
+
+
+def test_a_model_in_the_folder_of_an_index_is_not_loaded_without_a_word(gift, tmp_path):
+    model, give = gift
+    inside = tmp_path / "gift.db" / "model.keras"
+    asked = give("gift.db", str(inside))
+    model.save(inside)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.keras").symlink_to(inside)
+    linked = give("linked.db", str(tmp_path / "linked.db" / "run"))
+    (tmp_path / "linked.db" / "run").symlink_to(tmp_path / "run")
+    for given in (asked, linked):
+        assert "in the folder of the index" in fail("search", *given)
+    assert "1.0000" in succeed("search", *asked, "--model", inside, "--image-size", 16)
+
+
+@pytest.mark.parametrize("noted", [["m.keras"], None])
+def test_a_note_of_another_kind_is_told(gift, noted):
+    _, give = gift
+    assert "Give `--model`" in fail("search", *give("gift.db", noted))
 
 
 def test_a_model_that_is_gone_is_asked_for(photos):

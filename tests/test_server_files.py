@@ -20,20 +20,36 @@ def folder(tmp_path):
     return path
 
 
-def test_the_models_are_a_configuration_of_the_server(folder):
+def served_model(text):
     pytest.importorskip("tensorflow_serving")
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
     config = model_server_config_pb2.ModelServerConfig()
-    text_format.Parse((folder / "models.config").read_text(), config)
+    text_format.Parse(text, config)
     (model,) = config.model_config_list.config
+    return model
+
+
+def test_the_models_are_a_configuration_of_the_server(folder):
+    model = served_model((folder / "models.config").read_text())
     assert (model.name, model.base_path, model.model_platform) == (
         "my-photos-2026",
         "/models/my-photos-2026",
         "tensorflow",
     )
     assert model.model_version_policy.latest.num_versions == 1
+
+
+def test_what_the_comments_advise_is_a_configuration_too(folder):
+    text = (folder / "models.config").read_text()
+    advised = re.findall(r"^#   (.*)$", text, re.MULTILINE)
+    policy = next(line for line in text.splitlines() if "latest {" in line)
+    back = served_model(text.replace(policy, advised[0]))
+    assert back.model_version_policy.specific.versions == [3]
+    beside = served_model(text.replace(policy, "\n".join(advised[1:])))
+    assert beside.model_version_policy.specific.versions == [3, 4]
+    assert dict(beside.version_labels) == {"stable": 3, "canary": 4}
 
 
 def test_the_batching_has_the_fields_of_the_server(folder):
@@ -58,7 +74,12 @@ def test_the_composition_is_what_docker_reads(folder):
     assert (volume["source"], volume["read_only"]) == (".", True)
     target = volume["target"]
     assert target == "/models/my-photos-2026"
-    assert service["command"] == [f"--model_config_file={target}/models.config"]
+    assert service["command"] == [
+        f"--model_config_file={target}/models.config",
+        # Else the server ends at its start with labels in the configuration.
+        "--allow_version_labels_for_unavailable_models=true",
+    ]
+    assert service["platform"] == "linux/amd64"  # the image has no other
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     text = (folder / "docker-compose.yml").read_text()
     assert "$" not in text

@@ -52,6 +52,15 @@ def test_a_batch_size_is_a_number_of_images(size):
         RunSettings().replace(batch_size=size)
 
 
+@pytest.mark.parametrize("size", [10**10, 10**10 + 19])  # one has no divisors
+def test_a_batch_that_no_step_can_hold_is_refused_at_once(size):
+    with pytest.raises(ValueError, match=r"at most 1,048,576 images.*10,000,000,0"):
+        RunSettings().replace(batch_size=size)
+    with pytest.raises(ValueError, match="at most 1,048,576 images"):
+        RunSettings(classes_per_batch=size)
+    assert RunSettings().replace(batch_size=2**20).batch_size == 2**20
+
+
 def test_a_file_may_name_some_settings_only(tmp_path):
     (tmp_path / "some.json").write_text('{"epochs": 3, "cache_gib": 1}')
     loaded = RunSettings.load(tmp_path / "some.json")
@@ -102,6 +111,9 @@ def test_a_file_that_is_no_text_or_missing_is_named(tmp_path):
         ("weight_decay", -0.1, "not negative"),
         ("whitening_power", 1.1, "between 0 and 1"),
         ("seed", -1, "not negative"),
+        ("seed", 2**32, "below 2[*][*]32"),
+        ("steps_per_epoch", 10**30, "below 2[*][*]32"),
+        ("cache_gib", 10**400, "not negative"),
         ("pooling", "mean", "'gem', 'max' or 'average'"),
         ("data", "", "not empty"),
     ],

@@ -56,6 +56,19 @@ def test_each_worker_finds_its_images(open_folder, paths):
     assert [label for _, labels in found for label in labels] == LABELS
 
 
+@pytest.mark.parametrize("contents", [None, b""])
+def test_a_list_of_images_that_was_lost_is_written_again(open_folder, paths, contents):
+    with open_folder() as work:
+        fill(work, 0)
+    images = os.path.join(work.path, "_images.parquet")
+    os.remove(images)
+    if contents is not None:
+        open(images, "wb").close()
+    with open_folder() as work:
+        assert work.missing_shards == [1, 2]
+        assert work.writer.images(1) == (paths[4:8], LABELS[4:8])
+
+
 def test_only_what_is_missing_is_left_to_do(open_folder, paths):
     bad = SkippedImage(paths[5], "it is damaged")
     other = SkippedImage("a.webp", "its format is not read")

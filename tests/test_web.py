@@ -1,6 +1,8 @@
 """The page as the browser reaches it: by a real server, request by request."""
 
+import contextlib
 import json
+import logging
 import os
 import pathlib
 import select
@@ -293,6 +295,7 @@ def test_the_full_path_of_an_image_leads_nowhere_and_is_not_told(served):
         ("127.0.0.1.evil.example", None, 403),
         ("localhost", "http://evil.example", 403),
         ("localhost", "null", 403),
+        ("localhost", "http://[", 403),
     ],
 )
 def test_other_sites_get_no_answer(port, host, origin, status):
@@ -423,13 +426,32 @@ def test_two_ask_at_once_and_get_their_own_answers(port):
         assert similarities == sorted(similarities, reverse=True)
 
 
-def test_who_does_not_send_on_holds_up_nobody(port):
-    head = f"{POST}Content-Length: 1000\n\nbegun".replace("\n", "\r\n").encode()
-    with socket.create_connection(("127.0.0.1", port)) as slow:
-        slow.sendall(head)
+@pytest.fixture
+def said():
+    """What the server writes to its log."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    log = logging.getLogger("uvicorn.error")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+    yield records
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+def test_who_does_not_send_on_holds_up_nobody(port, said):
+    head = f"{POST}Content-Length: 1000\n\n".replace("\n", "\r\n").encode()
+    with contextlib.ExitStack() as stack:
+        for number in range(40):
+            slow = socket.create_connection(("127.0.0.1", port))
+            stack.enter_context(slow).sendall(head + b"begun"[: number % 6])
         assert found(port, embedded(port, encode(NOISE)))["total"] == 30
-    # And who leaves in the middle leaves the server as it was.
+    # And who leaves in the middle leaves the server as it was, without a traceback.
     assert ask(port, "/about").status == 200
+    assert found(port, embedded(port, encode(NOISE)))["total"] == 30
+    assert said == []
 
 
 def test_a_fault_of_the_server_is_told_as_such(own, monkeypatch):

@@ -10,7 +10,8 @@ at the first colon, it checks no origins, and answers "Invalid host header" wher
 names the option that allows the host. Its limit of a body bounds no time.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import AsyncIterator, Iterable
 from urllib.parse import urlsplit
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -27,10 +28,15 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 SECONDS = 120  # for a whole upload
+IDLE_SECONDS = 10  # without a byte of it
 
 
 class TooLargeError(Exception):
     """The body of a request is over the limit; no more than that was kept."""
+
+
+class BusyError(Exception):
+    """Too many uploads at a time; the same request may succeed later."""
 
 
 class Guard:
@@ -88,8 +94,12 @@ def refusal(host: str, origin: str | None, hosts: set[str]) -> str | None:
         )
     if origin is None:
         return None
-    sender = urlsplit(origin).netloc.lower()
-    if sender != host.lower() and _without_port(sender) not in hosts - {"*"}:
+    try:
+        sender = urlsplit(origin).netloc.lower()
+    except ValueError:  # such as http://[
+        sender = ""
+    is_known = _without_port(sender) in hosts - {"*"}
+    if not sender or not (sender == host.lower() or is_known):
         return f"Expected a request of this page. Received: one of {origin!r}."
     return None
 
@@ -99,22 +109,52 @@ def _without_port(host):
     return name if colon and port.isdecimal() else host.lower()
 
 
-async def read_body(request, limit: int) -> bytes:
-    """Read the body of a request, of at most `limit` bytes.
+class BodyMemory:
+    """Room for the bodies of all requests together.
 
-    Raises:
-        TooLargeError: the declared length is over the limit (then nothing is read), or
-            more than that arrives.
-        TimeoutError: it has not arrived whole after `SECONDS`.
+    Room is taken by the bytes that have arrived, not by connections: those that
+    announce a body and send nothing hold up nobody.
+
+    Args:
+        most: bytes that are held at a time.
     """
-    import anyio
 
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise TooLargeError
-    body = bytearray()
-    with anyio.fail_after(SECONDS):
-        async for chunk in request.stream():
-            if len(body) + len(chunk) > limit:
-                raise TooLargeError
-            body += chunk
-    return bytes(body)
+    def __init__(self, most: int):
+        self.most, self.held = most, 0
+
+    @contextlib.asynccontextmanager
+    async def body(self, request, limit: int) -> AsyncIterator[bytes]:
+        """Read the body of a request, of at most `limit` bytes, and hold its room.
+
+        Raises:
+            TooLargeError: the declared length is over the limit (then nothing is read),
+                or more than that arrives.
+            BusyError: there is no room for it now.
+            TimeoutError: it has not arrived whole after `SECONDS`, or nothing of it has
+                arrived for `IDLE_SECONDS`.
+        """
+        body = bytearray()
+        try:
+            await self._read(request, limit, body)
+            yield bytes(body)
+        finally:
+            self.held -= len(body)
+
+    async def _read(self, request, limit, body):
+        import anyio
+
+        if int(request.headers.get("content-length", 0)) > limit:
+            raise TooLargeError
+        chunks = aiter(request.stream())
+        with anyio.fail_after(SECONDS):
+            while True:
+                with anyio.fail_after(IDLE_SECONDS):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                if len(body) + len(chunk) > limit:
+                    raise TooLargeError
+                if self.held + len(chunk) > self.most:
+                    raise BusyError
+                body += chunk
+                self.held += len(chunk)

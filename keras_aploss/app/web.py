@@ -21,11 +21,13 @@ import keras
 
 from keras_aploss.app.guard import (
     HEADERS,
+    IDLE_SECONDS,
     LOCAL_HOSTS,
     SECONDS,
+    BodyMemory,
+    BusyError,
     Guard,
     TooLargeError,
-    read_body,
 )
 from keras_aploss.app.image_search import (
     LARGE,
@@ -39,7 +41,8 @@ from keras_aploss.images import MAX_PIXELS
 from keras_aploss.search import VectorIndex
 
 _FOLDER = pathlib.Path(__file__).parent / "page"
-_UPLOADS = 8  # received at a time; others wait
+_UPLOADS = 8  # of the largest size in memory at a time; others are refused
+_EMBEDDERS = 8  # threads that wait for the model
 _DRAWERS = 2  # threads that draw thumbnails, of images of up to 100 megapixels each
 _QUESTION_BYTES = 2**20  # an embedding and some labels
 _MOST_RESULTS = 200  # in one answer
@@ -153,11 +156,12 @@ class _Pages:
     def __init__(self, searcher, limit, anyio):
         self._searcher, self.limit, self._anyio = searcher, limit, anyio
         self._run_sync = anyio.to_thread.run_sync
+        self._memory = BodyMemory(_UPLOADS * max(limit, _QUESTION_BYTES))
 
     # Limiters belong to an event loop, and that exists from the first request on.
     @functools.cached_property
-    def _uploads(self):
-        return self._anyio.CapacityLimiter(_UPLOADS)
+    def _embedders(self):
+        return self._anyio.CapacityLimiter(_EMBEDDERS)
 
     @functools.cached_property
     def _drawers(self):
@@ -175,12 +179,11 @@ class _Pages:
         )
 
     async def embed(self, request):
-        box = _box(request)
-        async with self._uploads:
-            contents = await read_body(request, self.limit)
+        box, embed = _box(request), self._searcher.embed_upload
+        async with self._memory.body(request, self.limit) as contents:
             if not contents:
                 raise ValueError("it is empty")
-            vector = await self._run_sync(self._searcher.embed_upload, contents, box)
+            vector = await self._run_sync(embed, contents, box, limiter=self._embedders)
         return _json({"query": to_text(vector)})
 
     async def query(self, request):
@@ -190,7 +193,8 @@ class _Pages:
         return _json({**found._asdict(), "query": to_text(vector)})
 
     async def search(self, request):
-        asked = _question(await read_body(request, _QUESTION_BYTES))
+        async with self._memory.body(request, _QUESTION_BYTES) as body:
+            asked = _question(body)
         vector, labels = from_text(asked["query"]), asked["labels"] or None
         search = functools.partial(
             self._searcher.search,
@@ -268,9 +272,14 @@ def _question(body):
 def _error_handlers(limit):
     """The status and the message for each class of exceptions."""
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
 
     too_large = f"it is too large: at most {limit / 2**20:,.4g} MiB are taken"
-    late = f"it took longer than {SECONDS} seconds to arrive"
+    late = (
+        f"it took longer than {SECONDS} seconds to arrive, or {IDLE_SECONDS} without a "
+        "byte"
+    )
+    busy = "too many files are being received; try again"
     broken = "The server failed: its log tells why."
 
     def answer(status, sentence=None, headers=()):
@@ -286,6 +295,9 @@ def _error_handlers(limit):
         HTTPException: handle_http,
         TooLargeError: answer(413, too_large),
         TimeoutError: answer(408, late),
+        BusyError: answer(503, busy),
+        # The page breaks an upload off when another image is dropped: nobody reads it.
+        ClientDisconnect: answer(400, "it was broken off"),
         ImageGoneError: answer(404),
         ValueError: answer(400),
         OSError: answer(503),

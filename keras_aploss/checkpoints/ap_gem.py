@@ -27,10 +27,11 @@ from keras_aploss.checkpoints.contents import (
     AGAIN,
     CHANNELS,
     choose_pca,
+    find_weights,
     read_colours,
     read_options,
     read_pca,
-    read_weights,
+    read_weight,
 )
 from keras_aploss.checkpoints.torch_files import RefusedError, read_torch_file
 from keras_aploss.layers import GeneralizedMeanPooling2D, PCAWhitening
@@ -102,7 +103,7 @@ def load_ap_gem(
     path = os.fspath(path)
     checkpoint = read_torch_file(path)
     try:
-        weights = read_weights(checkpoint)
+        weights = find_weights(checkpoint)
         arch, pooling, units = read_options(checkpoint, weights)
         mean, std = read_colours(checkpoint)
         pca = choose_pca(checkpoint, whitening)
@@ -198,7 +199,10 @@ def _variables(model, network):
 
 
 def _assign(weights, variables):
-    """Give each variable its weights, if they fit without exception."""
+    """Give each variable its weights, if they fit without exception.
+
+    Names and shapes come first: what does not belong to the network is not read.
+    """
     for what, keys in (
         ("lacks", set(variables) - set(weights)),
         ("has left over", set(weights) - set(variables)),
@@ -213,11 +217,5 @@ def _assign(weights, variables):
             raise RefusedError(
                 f"whose {key!r} has the shape {weights[key].shape}, not {shape}", AGAIN
             )
-    if "adpool.p" in weights and weights["adpool.p"][0] < 1:
-        raise RefusedError(
-            f"whose exponent adpool.p is {weights['adpool.p'][0]}, below 1, where "
-            "`GeneralizedMeanPooling2D` ends",
-            AGAIN,
-        )
     for key, (variable, axes) in variables.items():
-        variable.assign(np.transpose(weights[key], np.argsort(axes)))
+        variable.assign(np.transpose(read_weight(key, weights[key]), np.argsort(axes)))

@@ -32,8 +32,11 @@ AGAIN = "Download the file again, or give one that the authors' code has written
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
-def read_weights(checkpoint: Any) -> dict[str, np.ndarray]:
-    """The tensors of the state, as float arrays, without the prefix of DataParallel."""
+def find_weights(checkpoint: Any) -> dict[str, StoredTensor]:
+    """The tensors of the state, without the prefix of DataParallel; none is read.
+
+    The file holds as many numbers as their shapes need.
+    """
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not state:
         raise RefusedError(
@@ -48,21 +51,39 @@ def read_weights(checkpoint: Any) -> dict[str, np.ndarray]:
         if key.endswith("num_batches_tracked"):
             continue
         try:
-            array = np.asarray(tensor, "float32")
+            tensor.require_stored()
         except ValueError as error:
             raise RefusedError(f"whose {key!r} is damaged: {error}", AGAIN) from error
-        least = 0 if key.endswith("running_var") else -np.inf
-        if not np.isfinite(array).all() or np.min(array, initial=0) < least:
-            raise RefusedError(
-                f"whose {key!r} has values that are not finite, or negative variances",
-                AGAIN,
-            )
-        weights[key.removeprefix("module.")] = array
+        name = key.removeprefix("module.")
+        if name in weights:
+            raise RefusedError(f"whose state has {name!r} twice", AGAIN)
+        weights[name] = tensor
     return weights
 
 
+def read_weight(name: str, tensor: StoredTensor) -> np.ndarray:
+    """The numbers of a tensor, as float32: one at a time, since many may share them."""
+    try:
+        array = np.asarray(tensor, "float32")
+    except ValueError as error:
+        raise RefusedError(f"whose {name!r} is damaged: {error}", AGAIN) from error
+    least = 0 if name.endswith("running_var") else -np.inf
+    if not np.isfinite(array).all() or np.min(array, initial=0) < least:
+        raise RefusedError(
+            f"whose {name!r} has values that are not finite, or negative variances",
+            AGAIN,
+        )
+    if name == "adpool.p" and array[0] < 1:
+        raise RefusedError(
+            f"whose exponent adpool.p is {array[0]}, below 1, where "
+            "`GeneralizedMeanPooling2D` ends",
+            AGAIN,
+        )
+    return array
+
+
 def read_options(
-    checkpoint: dict, weights: dict[str, np.ndarray]
+    checkpoint: dict, weights: dict[str, StoredTensor]
 ) -> tuple[str, str, int | None]:
     """Architecture, pooling and units, from the arguments that made the network.
 
@@ -122,12 +143,14 @@ def read_colours(checkpoint: dict) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of red, green and blue, of pixels in [0, 1]."""
     preprocess = checkpoint.get("preprocess", IMAGENET)
     try:
+        if not isinstance(preprocess, dict):  # an array takes other keys
+            raise TypeError
         colours = [
             [float(value) for value in preprocess[key]] for key in ("mean", "std")
         ]
         mean, std = np.array(colours)
         valid = len(mean) == 3 and np.isfinite(colours).all() and (std > 0).all()
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         valid = False
     if not valid:
         raise RefusedError(

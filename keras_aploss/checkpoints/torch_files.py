@@ -8,7 +8,9 @@ In both the pickle holds in place of a tensor a call: the key of its storage, an
 a shape and strides.
 
 A tensor is read when it is asked for: the state of an optimizer, twice as large as the
-weights, costs nothing if nobody wants it.
+weights, costs nothing if nobody wants it. Thousands of tensors may share a storage, and
+take, read together, a thousand times the memory of the file: read one, use it, and let
+it go.
 """
 
 import functools
@@ -73,11 +75,15 @@ class RefusedError(ValueError):
 class StoredTensor:
     """A tensor in a file; `numpy.asarray` reads it. bfloat16 becomes float32.
 
-    Reading raises a ValueError if the numbers are missing or damaged.
+    Reading raises a ValueError if the numbers are missing or damaged; `require_stored`
+    does so, without reading, if the file has fewer than the shape needs.
     """
 
-    def __init__(self, read: Callable, shape: tuple[int, ...], dtype: str):
+    def __init__(
+        self, read: Callable, require: Callable, shape: tuple[int, ...], dtype: str
+    ):
         self._read = read
+        self.require_stored = require
         self.shape = shape
         self.dtype = np.dtype("f4" if dtype == "bfloat16" else dtype)
 
@@ -144,15 +150,22 @@ def _read_archive(path):
         )
     root, size = pickles[0].removesuffix("data.pkl"), os.path.getsize(path)
 
-    @functools.cache  # tensors may share a storage
-    def read(name):
+    def find(name):
         entry = archive.getinfo(root + name)
         if not entry.compress_size == entry.file_size <= size:
             raise ValueError(f"its entry {name!r} is compressed, or cut short")
-        return archive.read(entry)
+        return entry
+
+    @functools.cache  # tensors may share a storage
+    def read(name):
+        return archive.read(find(name))
 
     is_big = f"{root}byteorder" in names and read("byteorder") == b"big"
-    storages = _Storages(lambda key: read(f"data/{key}"), ">" if is_big else "<")
+    storages = _Storages(
+        lambda key: read(f"data/{key}"),
+        lambda key: find(f"data/{key}").file_size,
+        ">" if is_big else "<",
+    )
     return read_pickle(io.BytesIO(read("data.pkl")), storages.known, load=storages.load)
 
 
@@ -165,7 +178,9 @@ def _read_pickles(data):
     read_pickle(data)  # the version of the format, which never changed
     is_little = read_pickle(data).get("little_endian", True)
     places = {}
-    storages = _Storages(places.__getitem__, "<" if is_little else ">")
+    storages = _Storages(
+        places.__getitem__, lambda key: len(places[key]), "<" if is_little else ">"
+    )
     checkpoint = read_pickle(data, storages.known, load=storages.load)
     keys = read_pickle(data)
     start = data.tell()
@@ -191,10 +206,17 @@ class _Reference(NamedTuple):
 
 
 class _Storages:
-    """Makes the tensors of a file, whose numbers `read` returns by their storage."""
+    """Makes the tensors of a file.
 
-    def __init__(self, read: Callable[[str], Any], byteorder: str):
+    Args:
+        read: returns the bytes of a storage.
+        size: returns their number, without reading them.
+        byteorder: of the numbers.
+    """
+
+    def __init__(self, read: Callable[[str], Any], size: Callable, byteorder: str):
         self.read = read
+        self.size = size
         self.byteorder = byteorder
         self.itemsizes = {}
         names = [f"{module}.{name}" for module in CLASSES for name in CLASSES[module]]
@@ -235,15 +257,23 @@ class _Storages:
         def read():
             return self._numbers(key, dtype, count, offset, shape, strides)
 
-        return StoredTensor(read, shape, dtype)
+        def require():
+            itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+            if size and self._explained(self.size, key) < count * itemsize:
+                raise ValueError(f"the storage {key!r} is too short")
+
+        return StoredTensor(read, require, shape, dtype)
+
+    def _explained(self, function, key):
+        try:
+            return function(key)
+        except _DAMAGE as error:
+            raise ValueError(f"the storage {key!r} is damaged: {error}") from error
 
     def _numbers(self, key, dtype, count, offset, shape, strides):
         if math.prod(shape) == 0:
             return np.zeros(shape, "f4" if dtype == "bfloat16" else dtype)
-        try:
-            data = self.read(key)
-        except _DAMAGE as error:
-            raise ValueError(f"the storage {key!r} is damaged: {error}") from error
+        data = self._explained(self.read, key)
         plain = np.dtype("u2" if dtype == "bfloat16" else dtype)
         plain = plain.newbyteorder(self.byteorder)
         if count * plain.itemsize > len(data):

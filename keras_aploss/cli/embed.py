@@ -28,7 +28,11 @@ from keras_aploss.cli.output import clear_errors, print_embedded, resuming_expla
 @click.option(
     "--model-version",
     type=click.IntRange(1),
-    help="A version of it; by default the highest, from beginning to end.",
+    help="A version of it, from beginning to end; by default the one that has the "
+    "label `stable`; if the server has given none, the highest.",
+)
+@click.option(
+    "--model-label", help="Take the version that has this label, such as `canary`."
 )
 @click.option(
     "--output",
@@ -62,7 +66,7 @@ from keras_aploss.cli.output import clear_errors, print_embedded, resuming_expla
     show_default=True,
     help="Requests on their way at a time.",
 )
-def embed(images, server, output, model, model_version, units, **options):
+def embed(images, server, output, model, model_version, model_label, **options):
     """Write the embeddings of IMAGES by a model server.
 
     IMAGES are image files, folders, which are searched at any depth, and lists: text
@@ -93,10 +97,12 @@ def embed(images, server, output, model, model_version, units, **options):
                 "another, or delete it."
             )
         paths, left_out = paths_in(images)
-        # A newer version must not embed the rest.
-        version = model_version or begun_settings(output).get("model_version")
+        if model_version is None:
+            # A newer version must not embed the rest.
+            model_version = begun_settings(output).get("model_version")
+            model_label = model_label if model_version is None else None
         client = EmbeddingClient(
-            server, model=model, version=version, units=units, **options
+            server, model=model, version=model_version, label=model_label, **options
         )
         with client:
             embeddings, skipped = extract_by_server(
@@ -107,3 +113,4 @@ def embed(images, server, output, model, model_version, units, **options):
                 verbose=int(sys.stdout.isatty()),
             )
     print_embedded(output, embeddings.shape, skipped)
+    click.echo(f"By version {client.version} of {model!r} at {server}")

@@ -66,6 +66,11 @@ def index(
 
     quiet_engines()
     with clear_errors():
+        if not folder.is_dir():  # before a model is loaded and an index made
+            raise ValueError(
+                f"Expected a folder of images. Received: {str(folder)!r}, which is "
+                "none. Check its spelling."
+            )
         is_shards = is_shard_folder(folder)
         if is_shards and model is not None:
             image_size = _size_of_shards(folder, model, image_size)
@@ -73,7 +78,7 @@ def index(
             location, name, token, model, image_size, index_type
         )
         with opened:
-            with _interruption_explained(opened):
+            with _left_as_it_was(opened), _interruption_explained(opened):
                 if is_shards:
                     done = _add_shards(opened, folder)
                 else:
@@ -140,6 +145,17 @@ def _size_of_shards(folder, model, image_size):
             "that model, or extract the images with this one."
         )
     return size
+
+
+@contextlib.contextmanager
+def _left_as_it_was(opened):
+    """Leave no empty index, bound to a model, behind a command that fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error says more
+            opened.discard_if_empty()
+        raise
 
 
 @contextlib.contextmanager

@@ -31,8 +31,8 @@ def open_index(location, name, token, model, image_size, index_type=None):
         The encoder, the image size, and the `VectorIndex`.
 
     Raises:
-        ValueError: if there is no such index or model, or the index is of another
-            model.
+        ValueError: if there is no such index or model, the index is of another model,
+            or it names one that has to be given by hand, see `_noted_model`.
     """
     from keras_aploss.embeddings import model_fingerprint
     from keras_aploss.runs import open_model
@@ -52,16 +52,55 @@ def open_index(location, name, token, model, image_size, index_type=None):
         return trained.encoder, size, opened
     opened = VectorIndex(location, **places)
     try:
-        path = pathlib.Path(opened.notes.get("model", ""))
-        if not opened.notes or not path.exists():
-            raise ValueError(
-                f"Expected the model of the index where it was: {str(path)!r}. "
-                "Received: nothing there. Give `--model`."
-            )
-        trained = open_model(path, image_size or opened.notes.get("image_size"))
+        path, noted_size = _noted_model(opened)
+        trained = open_model(path, image_size or noted_size)
         size = trained.settings.image_size
         opened.require_model(model_fingerprint(trained.encoder, size))
     except BaseException:
         opened.close()
         raise
     return trained.encoder, size, opened
+
+
+def _noted_model(opened):
+    """The model that an index names, and the image size, if they may be taken.
+
+    An index may come from others, and what it names is opened without a question. A
+    `.keras` file is loaded in the safe mode of Keras, and a checkpoint is read as data.
+    A SavedModel is a program, which may write files; and what lies in the folder of the
+    index came with it. Both are opened only by the word of the user.
+    """
+    notes = opened.notes if isinstance(opened.notes, dict) else {}
+    noted, size = notes.get("model"), notes.get("image_size")
+    if not isinstance(noted, str) or not (size is None or type(size) is int):
+        noted, size = "", None
+    path = pathlib.Path(noted)
+    if not noted or not path.exists():
+        raise ValueError(
+            f"Expected the model of the index where it was: {noted!r}. "
+            "Received: nothing there. Give `--model`."
+        )
+    reason = None
+    if (path / "saved_model.pb").exists():
+        reason = "a SavedModel, which is a program and may do more than embed"
+    elif _is_in(path, pathlib.Path(opened.location)):
+        reason = "in the folder of the index, and so from whoever made it"
+    if reason:
+        raise ValueError(
+            f"Expected `--model` for the index {str(opened.location)!r}. Received: "
+            f"none, and the model that it names, {noted!r}, is {reason}. Give it if "
+            "you trust it."
+        )
+    return path, size
+
+
+def _is_in(path, folder):
+    """Whether a model, or what it links to, lies in a folder."""
+    files = [path, path / "model.keras", path / "last.keras"]
+    places = {folder.absolute(), folder.resolve()}
+    return any(
+        form.is_relative_to(place)
+        for file in files
+        for form in (file.absolute(), file.resolve())
+        for place in places
+    )

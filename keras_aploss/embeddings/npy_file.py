@@ -37,7 +37,7 @@ from keras_aploss.embeddings.storage import (
 )
 from keras_aploss.files import locked, replaced
 from keras_aploss.images import SkippedImage, none_readable
-from keras_aploss.tables import write_skipped, write_table
+from keras_aploss.tables import read_table, write_skipped, write_table
 
 # Between two notes of what has reached the disk: what a kill can cost.
 _SECONDS_AT_RISK = 10.0
@@ -212,18 +212,20 @@ class NpyFile:
             self._lock.close()
 
     def finish(self) -> None:
-        """Write the lists of images, and give the whole file its name."""
+        """Write the lists of images, and give the whole file its name.
+
+        Of a file that is finished already, only lists that are lost are written.
+        """
         if self.is_finished:
+            self.load()  # whose rows are as many as the lists will name
+            self._write_lists()
             return
         if not self.written:
             raise none_readable(self.skipped)
         self._note_down()
         self._rows = None
         with full_disk_explained(self.path, (self.written, self.units)):
-            if self.paths is not None:
-                kept = [p for i, p in enumerate(self.paths) if i not in self._reasons]
-                write_table(f"{self.path}.csv", ("path",), [(path,) for path in kept])
-                write_skipped(f"{self.path}.skipped.csv", self.skipped)
+            self._write_lists()
             with open(self.partial, "r+b") as file:
                 write_header(file, (self.written, self.units))  # of one size for any N
                 file.truncate(_file_size(self.written, self.units))
@@ -231,6 +233,19 @@ class NpyFile:
                 os.fsync(file.fileno())
             os.replace(self.partial, self.path)
         self.is_finished = True
+
+    def _write_lists(self):
+        """Name the image of each row, and what was left out, where lists do not."""
+        if self.paths is None:
+            return
+        kept = [(path,) for i, path in enumerate(self.paths) if i not in self._reasons]
+        name = f"{self.path}.csv"
+        # Columns that were added beside the paths stay.
+        if _cells(name, ("path",)) != kept:
+            write_table(name, ("path",), kept)
+        name, skipped = f"{self.path}.skipped.csv", list(map(tuple, self.skipped))
+        if _cells(name, ("path", "reason")) != skipped:
+            write_skipped(name, skipped)
 
     def load(self) -> np.ndarray:
         """The rows of the finished file, mapped read-only."""
@@ -262,6 +277,15 @@ def begun_settings(path: str | os.PathLike) -> dict:
             return dict(json.load(file)["settings"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def _cells(path, columns):
+    """The cells of a list that is there and whole; else None."""
+    try:
+        rows = [cells for _, cells in read_table(path, columns, exact=True)]
+    except (OSError, ValueError):
+        return None
+    return [tuple(cells[column] for column in columns) for cells in rows]
 
 
 def _file_size(rows, units):

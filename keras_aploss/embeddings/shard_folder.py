@@ -82,6 +82,12 @@ class ShardWriter(NamedTuple):
             table = file.read_row_group(number)
         return table["path"].to_pylist(), table["label"].to_pylist()
 
+    def count_images(self) -> tuple[int, int]:
+        """The shards and the images of the list that `images` reads."""
+        _, parquet = import_parquet()
+        with parquet.ParquetFile(os.path.join(self.folder, _IMAGES)) as file:
+            return file.num_row_groups, file.metadata.num_rows
+
     def write(
         self, number: int, batches: Iterable[EmbeddedBatch], workers: int = 1
     ) -> tuple[int, list[SkippedImage]]:
@@ -185,6 +191,8 @@ class ShardFolder:
             else:
                 self._begin()
             self.look()
+            if self.missing_shards and not self._has_images():
+                self._write_images()
             left = 4 * self.writer.units * sum(map(len, self.missing))
             require_room(self.path, self.path, left)
             self._lock = stack.pop_all()
@@ -235,6 +243,19 @@ class ShardFolder:
             )
 
     def _begin(self):
+        self._write_images()
+        manifest = {"shards": self.shards, "settings": self.settings}
+        with replaced(os.path.join(self.path, MANIFEST)) as file:
+            json.dump(manifest, file, indent=1)
+
+    def _has_images(self):
+        """Whether the list of the images, which the workers read, is whole."""
+        try:
+            return self.writer.count_images() == (self.shards, self.count)
+        except (OSError, ValueError):  # deleted, or emptied
+            return False
+
+    def _write_images(self):
         arrow, parquet = import_parquet()
         columns = {
             name: arrow.array(texts, arrow.string())
@@ -244,6 +265,3 @@ class ShardFolder:
             parquet.write_table(
                 arrow.table(columns), unfinished, row_group_size=self.shard_size
             )
-        manifest = {"shards": self.shards, "settings": self.settings}
-        with replaced(os.path.join(self.path, MANIFEST)) as file:
-            json.dump(manifest, file, indent=1)

@@ -299,9 +299,10 @@ def _check_ks(ks: Sequence[int]) -> np.ndarray:
         values = [operator.index(k) for k in ks]
     except TypeError:
         values = [0]
-    if not all(k >= 1 for k in values):
+    if not all(1 <= k < 2**63 for k in values):
         raise ValueError(
-            f"Expected `ks` to be a sequence of integers >= 1. Received: ks={ks!r}."
+            "Expected `ks` to be a sequence of integers >= 1 and below 2**63. Received: "
+            f"ks={ks!r}."
         )
     return np.array(values, np.int64)
 

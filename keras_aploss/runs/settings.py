@@ -27,6 +27,7 @@ STRATEGY = (
     "'one_device', 'mirrored' or 'data_parallel'",
     ("one_device", "mirrored", "data_parallel").__contains__,
 )
+MOST_IMAGES = 2**20  # of a batch
 POOLING = "'gem', 'max' or 'average'", ("gem", "max", "average").__contains__
 
 
@@ -159,6 +160,7 @@ class RunSettings:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        _check_batch_size(self.batch_size)
 
     @property
     def batch_size(self) -> int:
@@ -202,6 +204,7 @@ class RunSettings:
             )
         if not batch_size:
             return settings
+        _check_batch_size(batch_size)  # before its divisors are looked for
         classes = largest_divisor(batch_size, batch_size // settings.images_per_class)
         if classes is None:
             raise ValueError(
@@ -257,6 +260,14 @@ def largest_divisor(size: int, limit: int) -> int | None:
     return next((n for n in range(limit, 1, -1) if size % n == 0), None)
 
 
+def _check_batch_size(size):
+    if size > MOST_IMAGES:
+        raise ValueError(
+            f"Expected a batch of at most {MOST_IMAGES:,} images, which a step reads "
+            f"and compares in pairs. Received: {size:,}."
+        )
+
+
 def _check(field, value):
     kind = type(field.default)
     whole = type(value) is int and kind is float
@@ -265,8 +276,13 @@ def _check(field, value):
             f"Expected `{field.name}` to be of type {kind.__name__}. Received: "
             f"{field.name}={value!r}."
         )
-    finite = not isinstance(value, float) or math.isfinite(value)
+    try:
+        finite = kind is not float or math.isfinite(value)
+    except OverflowError:  # an integer above all floats
+        finite = False
     wanted, allows = field.metadata["allowed"] or ("finite", lambda value: True)
+    if kind is int and value >= 2**32:  # a seed may be up to there
+        wanted, finite = "below 2**32", False
     if not finite or not allows(value):
         raise ValueError(
             f"Expected `{field.name}` to be {wanted}. Received: {field.name}={value!r}."

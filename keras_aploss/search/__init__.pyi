@@ -1,3 +1,4 @@
+from .agreement import require_agreement as require_agreement
 from .folder import IndexReport as IndexReport, index_folder as index_folder
 from .memory import key_of as key_of
 from .milvus import MAX_RESULTS as MAX_RESULTS

@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -59,6 +60,7 @@ class MilvusRows:
         self._location, self._name = location, name
         self._failed, self._client, self._lock = False, None, None
         self._is_local = not location.startswith(SERVERS)
+        self._is_made = self._is_local and not os.path.exists(location)
         try:
             if self._is_local:
                 pathlib.Path(location).mkdir(parents=True, exist_ok=True)
@@ -238,6 +240,17 @@ class MilvusRows:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def drop(self) -> None:
+        """Remove the collections, and the folder if it was made for them; close."""
+        try:
+            with self._explained("remove"):
+                for name in (self._name, f"{self._name}_about"):
+                    self._client.drop_collection(name)
+        finally:
+            self.close()
+            if self._is_made:
+                shutil.rmtree(self._location, ignore_errors=True)
 
     def _rows_per_message(self):
         return max(1, _MESSAGE_BYTES // (4 * self.about["units"]))

@@ -63,6 +63,7 @@ class VectorIndex:
 
     Attributes:
         units, fingerprint, index_type, notes: of the index, new or not.
+        is_new: whether it was made by this call.
 
     Raises:
         ImportError: the extra `search` is not installed.
@@ -102,12 +103,13 @@ class VectorIndex:
         about |= {"index_type": index_type, "notes": notes or {}}
         if self.location is None:
             self._require_units(units)
-            self._rows = MemoryRows(about)
+            self.is_new, self._rows = True, MemoryRows(about)
         else:
             check_location(self.location, is_new=units is not None)
             self._rows = MilvusRows(self.location, name, token)
+            self.is_new = self._rows.about is None
             try:
-                if self._rows.about is None:
+                if self.is_new:
                     self._require_units(units)
                     self._rows.create(about)
                 self.require_model(fingerprint, units)
@@ -130,6 +132,16 @@ class VectorIndex:
     def close(self) -> None:
         """Let go of the file or the server."""
         self._rows.close()
+
+    def discard_if_empty(self) -> None:
+        """`close`, and remove an index that was made by this call and has no images.
+
+        For work that failed before it had added anything: the next try may be with
+        another model, and an empty index would refuse it.
+        """
+        if self.location is not None and self.is_new and not len(self):
+            self._rows.drop()
+        self.close()
 
     def flush(self) -> None:
         """Bring what was added into its final files; after many additions."""

@@ -9,6 +9,7 @@ errors:
 | no answer in time | `TimeoutError` | no: it would double the load |
 | files that cannot be decoded | `UnreadableError`, a `ValueError` | without them |
 | no such model, version or signature | `ValueError` | no |
+| no such label | `UnknownLabelError`, a `ValueError` | no |
 | anything else | `RuntimeError` | no |
 
 Dimension key: B files in a request, D units.
@@ -40,8 +41,20 @@ class UnreadableError(ValueError):
         self.positions, self.size = positions, size
 
 
-def rejection(server: str, model: str, message: str) -> ValueError:
+class UnknownLabelError(ValueError):
+    """The server has given no version of the model this label."""
+
+
+def rejection(
+    server: str, model: str, message: str, label: str | None = None
+) -> ValueError:
     """The error for a request that the server understood and refused."""
+    if label is not None:
+        return UnknownLabelError(
+            f"Expected a label that {server} has given to a version of {model!r}. "
+            f"Received: label={label!r}; the server says: {_one_line(message)} Labels "
+            "are given in its `models.config`."
+        )
     unreadable = wire.parse_unreadable_error(message)
     if unreadable:
         return UnreadableError(*unreadable)
@@ -53,8 +66,23 @@ def rejection(server: str, model: str, message: str) -> ValueError:
     )
 
 
-def not_found(server: str, model: str, version: int | None, message: str) -> ValueError:
-    """The error for a model, or a version, that the server does not have."""
+def not_found(
+    server: str,
+    model: str,
+    version: int | None,
+    message: str,
+    label: str | None = None,
+) -> ValueError | UnavailableError:
+    """The error for a model, or a version, that the server does not have.
+
+    A label may be given to a version that is still to be loaded: then asking again
+    helps, and another version would be the wrong one.
+    """
+    if label is not None:
+        return UnavailableError(
+            f"Expected the version of {model!r} with the label {label!r} at {server}. "
+            f"Received: it is not loaded; the server says: {_one_line(message)}"
+        )
     what = f"model={model!r}" + (f", version={version}" if version else "")
     return ValueError(
         f"Expected a model that {server} has. Received: {what}; the server says: "

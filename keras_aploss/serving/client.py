@@ -8,6 +8,8 @@ sent again without them.
 All answers come from one version of the model: the client asks for it at first and
 names it in each request. Embeddings of two versions cannot be compared; if the server
 loaded a new version halfway, they would be mixed, and only poor results would show it.
+Which version that is, the operator of the server says by a label: the highest may be
+one that is only tried.
 
 The client imports neither TensorFlow, Keras nor Pillow, so that a service can use it
 without them. Only gRPC needs TensorFlow (see `grpc_api`).
@@ -27,11 +29,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from keras_aploss.images import SkippedImage, file_reason, none_readable
-from keras_aploss.serving.answers import UnavailableError, UnreadableError, checked
+from keras_aploss.serving.answers import (
+    UnavailableError,
+    UnknownLabelError,
+    UnreadableError,
+    checked,
+)
 from keras_aploss.serving.grpc_api import GrpcApi
 from keras_aploss.serving.rest_api import RestApi
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds, between tries
+_STABLE = "stable"  # the label, by convention, of the version that is for everybody
 _REQUEST_BYTES = 64 * 2**20  # of files; photos of phones have a few MiB
 
 
@@ -46,8 +54,10 @@ class EmbeddingClient:
         server: `grpc://HOST:8500` or `http://HOST:8501`; with TLS `grpcs://` or
             `https://`. gRPC needs the extra `serving`.
         model: the name under which the model is served.
-        version: a version of it; by default the highest that is available when the
-            server is asked first.
+        version: a version of it. By default the one that has the label `stable` when
+            the server is asked first; if the server has given no such label, the
+            highest that is available.
+        label: take the version that has this label instead, such as `canary`.
         units: D; embeddings of another size are refused. By default the size of the
             first answer.
         batch_size: files in a request; fewer if they have more than 64 MiB together.
@@ -57,9 +67,9 @@ class EmbeddingClient:
         workers: number of requests that are sent at a time.
 
     Raises:
-        ValueError: for arguments out of range, a model, version or signature that the
-            server does not have, embeddings of another size, or files that it cannot
-            decode.
+        ValueError: for arguments out of range, a model, version, label or signature
+            that the server does not have, embeddings of another size, or files that it
+            cannot decode.
         ConnectionError: the server is still not available after all retries.
         TimeoutError: it does not answer in time.
         ImportError: gRPC is asked for without the extra `serving`.
@@ -81,6 +91,7 @@ class EmbeddingClient:
         *,
         model: str,
         version: int | None = None,
+        label: str | None = None,
         units: int | None = None,
         batch_size: int = 16,
         timeout: float = 60.0,
@@ -96,9 +107,14 @@ class EmbeddingClient:
                 "Expected a name, `timeout` > 0 and `retries` >= 0. Received: "
                 f"model={model!r}, timeout={timeout}, retries={retries}."
             )
+        if label is not None and (version is not None or not label):
+            raise ValueError(
+                "Expected a version or the label of one. Received: "
+                f"version={version}, label={label!r}."
+            )
         self.batch_size, self.timeout, self.retries = batch_size, timeout, retries
         self.server, self.model, self.workers = server, model, workers
-        self.units, self._version = units, version
+        self.units, self._version, self._label = units, version, label
         self._lock = threading.Lock()
         self._api = _api(server, model)
 
@@ -107,8 +123,16 @@ class EmbeddingClient:
         """The version of the model that answers; the first use asks the server."""
         with self._lock:
             if self._version is None:
-                self._version = self._again(self._api.version, self.timeout)
+                self._version = self._again(self._choose_version)
             return self._version
+
+    def _choose_version(self):
+        try:
+            return self._api.labelled(self._label or _STABLE, self.timeout)
+        except UnknownLabelError:
+            if self._label is not None:
+                raise
+            return self._api.version(self.timeout)
 
     def embed(self, contents: Sequence[bytes]) -> np.ndarray:
         """Embed N files, given as bytes.

@@ -32,6 +32,7 @@ class GrpcApi:
         try:
             import grpc
             from tensorflow_serving.apis import (
+                get_model_metadata_pb2,
                 get_model_status_pb2,
                 model_service_pb2_grpc,
                 predict_pb2,
@@ -49,13 +50,13 @@ class GrpcApi:
             self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
         else:
             self._channel = grpc.insecure_channel(address, _OPTIONS)
-        self._predict = prediction_service_pb2_grpc.PredictionServiceStub(
-            self._channel
-        ).Predict
+        service = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._predict, self._metadata = service.Predict, service.GetModelMetadata
         self._status = model_service_pb2_grpc.ModelServiceStub(
             self._channel
         ).GetModelStatus
         self._request_class = predict_pb2.PredictRequest
+        self._metadata_request_class = get_model_metadata_pb2.GetModelMetadataRequest
         self._status_request_class = get_model_status_pb2.GetModelStatusRequest
         self._states = get_model_status_pb2.ModelVersionStatus.State
 
@@ -69,6 +70,14 @@ class GrpcApi:
             for one in response.model_version_status
         ]
         return answers.available_version(self.server, self.model, states)
+
+    def labelled(self, label: str, timeout: float) -> int:
+        """The version that has a label, by the metadata of the model, see `RestApi`."""
+        request = self._metadata_request_class(metadata_field=["signature_def"])
+        request.model_spec.name = self.model
+        request.model_spec.version_label = label
+        response = self._call(self._metadata, request, timeout, None, label)
+        return response.model_spec.version.value
 
     def predict(self, contents: Sequence[bytes], version: int, timeout: float):
         """The answer to B files, which is not checked yet: an array."""
@@ -90,7 +99,7 @@ class GrpcApi:
         """Close the channel."""
         self._channel.close()
 
-    def _call(self, method, request, timeout, version):
+    def _call(self, method, request, timeout, version, label=None):
         grpc = self._grpc
         try:
             return method(request, timeout=timeout)
@@ -100,13 +109,15 @@ class GrpcApi:
                 raise answers.too_slow(self.server, timeout) from error
             if code == grpc.StatusCode.NOT_FOUND:
                 raise answers.not_found(
-                    self.server, self.model, version, details
+                    self.server, self.model, version, details, label
                 ) from error
             if code in (
                 grpc.StatusCode.INVALID_ARGUMENT,
                 grpc.StatusCode.FAILED_PRECONDITION,
             ):
-                raise answers.rejection(self.server, self.model, details) from error
+                raise answers.rejection(
+                    self.server, self.model, details, label
+                ) from error
             if "larger than max" in details:
                 raise ValueError(
                     f"Expected a request that {self.server} takes. Received: {details}."

@@ -51,6 +51,19 @@ class RestApi:
             raise self._foreign(answer) from error
         return answers.available_version(self.server, self.model, states)
 
+    def labelled(self, label: str, timeout: float) -> int:
+        """The version that has a label, by the metadata of the model.
+
+        The server's states are no answer: it leaves out the label, and lists all.
+        """
+        quoted = urllib.parse.quote(label, safe="")
+        path = f"{self._path}/labels/{quoted}/metadata"
+        answer = self._call("GET", path, None, timeout, None, label)
+        try:
+            return int(answer["model_spec"]["version"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._foreign(answer) from error
+
     def predict(self, contents: Sequence[bytes], version: int, timeout: float):
         """The answer to B files, which is not checked yet: a list of embeddings."""
         instances = [
@@ -73,7 +86,7 @@ class RestApi:
     def close(self) -> None:
         """Do nothing: no connection outlives its request."""
 
-    def _call(self, method, path, body, timeout, version):
+    def _call(self, method, path, body, timeout, version, label=None):
         """The JSON value in the answer to a request, or the error for its status."""
         deadline = time.monotonic() + timeout
         headers = {"Connection": "close"}
@@ -102,7 +115,7 @@ class RestApi:
                 raise answers.too_slow(self.server, timeout) from error
             message = f"{type(error).__name__}: {error}"
             raise answers.unavailable(self.server, message) from error
-        return self._answer(response.status, data, timeout, version)
+        return self._answer(response.status, data, timeout, version, label)
 
     def _read(self, response, deadline):
         """The whole body; urllib3 limits the time of each piece, this that of all."""
@@ -119,7 +132,7 @@ class RestApi:
                 )
         return bytes(data)
 
-    def _answer(self, status, data, timeout, version):
+    def _answer(self, status, data, timeout, version, label):
         try:
             answer = json.loads(data)
         except (ValueError, RecursionError):
@@ -130,9 +143,9 @@ class RestApi:
         known = isinstance(message, str)
         message = message if known else data[:200].decode("utf-8", "replace")
         if status == 404 and known:
-            raise answers.not_found(self.server, self.model, version, message)
+            raise answers.not_found(self.server, self.model, version, message, label)
         if status in (400, 412) and known:
-            raise answers.rejection(self.server, self.model, message)
+            raise answers.rejection(self.server, self.model, message, label)
         if status in _BUSY:
             raise answers.unavailable(self.server, f"HTTP {status}: {message}")
         if status == 504:

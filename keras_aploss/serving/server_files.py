@@ -25,6 +25,12 @@ _MODELS = """\
 # The models of the server. `latest` serves the highest version, and changes to a new
 # one as soon as its folder appears. To go back to version 3, put instead:
 #   model_version_policy {{ specific {{ versions: 3 }} }}
+# To try version 4 beside version 3, which stays the one for everybody, put instead:
+#   model_version_policy {{ specific {{ versions: 3 versions: 4 }} }}
+#   version_labels {{ key: "stable" value: 3 }}
+#   version_labels {{ key: "canary" value: 4 }}
+# `keras-aploss embed` takes the label `stable` where there is one, and another by
+# `--model-label canary`. Other clients that name no label or version get the highest.
 model_config_list {{
   config {{
     name: "{name}"
@@ -61,8 +67,14 @@ _COMPOSE = """\
 services:
   serving:
     image: {image}
+    # The only platform of the image. Docker on Apple silicon and other ARM64 machines
+    # emulates it, more slowly. Without Docker: docs/serving.md of keras_aploss.
+    platform: linux/amd64
     command:
       - --model_config_file=/models/{name}/models.config
+      # Without it the server does not start with labels: they would have to be given
+      # after the versions are loaded.
+      - --allow_version_labels_for_unavailable_models=true
       # See batching.config for benefits and costs:
       # - --enable_batching=true
       # - --batching_parameters_file=/models/{name}/batching.config

@@ -90,15 +90,15 @@ def choose_num_chunks(
     16
     """
     needed = OVERHEAD * activation_bytes(encoder, image_shape)
-    fitting = int(memory_gib * 2**30 / needed)
-    if not fitting:
+    fitting = memory_gib * 2**30 / needed  # may be infinite
+    if not fitting >= 1:
         raise ValueError(
             f"Expected memory_gib >= {needed / 2**30:.2g}, what the activations of one "
             f"image of {image_shape} take. Received: memory_gib={memory_gib:g}. Grant "
             "more memory, or make the images smaller."
         )
     per_device = -(-batch_size // num_devices)
-    least = -(-per_device // fitting)
+    least = -(-per_device // int(min(fitting, per_device)))
     most = per_device if num_devices > 1 else min(2 * least, per_device)
     for num_chunks in range(least, most + 1):
         if batch_size % (num_chunks * num_devices) == 0:
