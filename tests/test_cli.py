@@ -102,10 +102,11 @@ def test_options_win_over_the_file(given, tmp_path):
     assert settings == RunSettings(epochs=12, units=7)
 
 
-def test_a_run_folder_is_named_after_the_data_and_the_time(given):
+def test_a_run_folder_is_named_after_the_data_and_the_time(given, tmp_path):
     given("--data", "some/photos")
     _, folder, options = given.calls[-1]
     assert re.fullmatch(r"runs/photos-\d{8}-\d{6}", str(folder))
+    assert (tmp_path / folder).is_dir()
     assert options["export_to"] == "saved_models"
     given("--run-dir", "mine", "--export-to", "")
     _, folder, options = given.calls[-1]
@@ -251,7 +252,7 @@ WRONG_TRAININGS = {
     "weights": ({}, ["--weights", "w.h5"], "'w.h5', which is not a file"),
     "bad weights": ({"w.h5": "x"}, ["--weights", "w.h5"], "weights='w.h5'"),
     "used folder": (
-        {"r/settings.json": "{}"}, ["--run-dir", "r"], "or resume that run"
+        {"r/settings.json": '{"epochs": 3}'}, ["--run-dir", "r"], "or resume that run"
     ),
     "file as folder": ({"f": ""}, ["--run-dir", "f/run"], "Not a directory: 'f"),
     "nothing to resume": ({"r/x": ""}, ["--resume", "r"], "holds no `settings.json`"),

@@ -71,7 +71,7 @@ def photos(tmp_path_factory):
 def test_a_run_folder_holds_what_is_documented(finished_run, tiny_settings):
     folder = finished_run.folder
     names = {path.name for path in folder.iterdir()}
-    assert names == {
+    assert names == {  # and no lock
         "settings.json", "history.csv", "skipped.csv", "last.keras", "best.keras",
         "model.keras", "before.npy", "tensorboard", "evaluation",
     }  # fmt: skip

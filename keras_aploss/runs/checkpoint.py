@@ -1,6 +1,7 @@
 """The checkpoint of a run: the files of its folder that change during training."""
 
 import contextlib
+import logging
 import os
 import pathlib
 import shutil
@@ -11,11 +12,14 @@ import keras
 import numpy as np
 
 from keras_aploss.callbacks import RetrievalEvaluation
+from keras_aploss.embeddings import load_embeddings
 from keras_aploss.evaluation import Snapshot, evaluate_embeddings
 from keras_aploss.files import replaced, replaced_path
 from keras_aploss.samplers import ClassBalancedSampler
 from keras_aploss.tables import read_table, write_table
 from keras_aploss.training import MultistageTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class RunCheckpoint(keras.callbacks.Callback):
@@ -218,10 +222,23 @@ def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
 def read_before(
     folder: pathlib.Path, evaluation: RetrievalEvaluation
 ) -> Snapshot | None:
-    """Read the evaluation before training; None if it was of other images."""
+    """Read the evaluation before training; None if it was of other images.
+
+    A damaged file is told and done without: the training does not depend on it.
+    """
     path = folder / "before.npy"
-    embeddings = np.load(path) if path.exists() else None
-    if embeddings is None or len(embeddings) != len(evaluation.labels):
+    if not path.exists():
+        return None
+    try:
+        embeddings = np.array(load_embeddings(path, check=True))
+    except (OSError, ValueError) as error:
+        logger.warning(
+            "The embeddings of the untrained model cannot be read, and are left out of "
+            "the report: %s",
+            error,
+        )
+        return None
+    if len(embeddings) != len(evaluation.labels):
         return None
     result = evaluate_embeddings(embeddings, evaluation.labels, evaluation.queries)
     return Snapshot(-1, embeddings, result)

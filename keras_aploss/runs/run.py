@@ -1,12 +1,10 @@
 """A training run: from settings to an exported model."""
 
-import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
 import shlex
-import time
 from typing import NamedTuple
 
 import keras
@@ -26,7 +24,8 @@ from keras_aploss.runs.checkpoint import (
     steps_of,
 )
 from keras_aploss.runs.data import list_skipped, read_run_data
-from keras_aploss.runs.devices import require_one_host, use_devices
+from keras_aploss.runs.devices import use_devices
+from keras_aploss.runs.folder import check_folder, held_folder
 from keras_aploss.runs.network import (
     build_encoder,
     compile_model,
@@ -69,23 +68,6 @@ class RunReport(NamedTuple):
     epochs: int
 
 
-def new_run_folder(settings: RunSettings) -> pathlib.Path:
-    """A path for the folder of a new run: `runs/`, the name of the model, the time.
-
-    Raises:
-        ValueError: if several hosts train together, each of which would choose another.
-
-    Example:
-    >>> from keras_aploss import RunSettings
-    >>> from keras_aploss.runs import new_run_folder
-    >>> new_run_folder(RunSettings(data="photos/")).name.startswith("photos-20")
-    True
-    """
-    require_one_host()
-    now = time.strftime("%Y%m%d-%H%M%S")
-    return pathlib.Path("runs") / f"{settings.model_name}-{now}"
-
-
 def train_run(
     settings: RunSettings,
     folder: str | os.PathLike,
@@ -115,6 +97,7 @@ def train_run(
     Raises:
         ValueError: if the folder already holds a run (without `resume`), or none or
             one of other settings (with it), or the data cannot be trained on.
+        BlockingIOError: if another job trains in the folder; an `OSError`.
 
     Example (as small as can be; the first command of the README trains in earnest):
     >>> import tempfile
@@ -129,18 +112,19 @@ def train_run(
     ['after training', 'before training', 'raw pixels']
     """
     folder = pathlib.Path(folder)
-    # On all hosts: none of them continues before all are there.
-    settings = _check_folder(folder, settings, resume)
-    try:
-        with use_devices(settings.strategy) as devices:
-            settings, data, checkpoint = _train(
-                settings, folder, devices, resume=resume, verbose=verbose
-            )
-        if devices.process > 0:  # the first process does what is left
-            return RunReport(folder, {}, None, False, len(checkpoint.rows))
-        return _finish(settings, data, checkpoint, export_to)
-    except _InterruptedError as interrupted:
-        return RunReport(folder, {}, None, True, interrupted.epochs)
+    with held_folder(folder, resume=resume):
+        # On all hosts: none of them continues before all are there.
+        settings = check_folder(folder, settings, resume=resume)
+        try:
+            with use_devices(settings.strategy) as devices:
+                settings, data, checkpoint = _train(
+                    settings, folder, devices, resume=resume, verbose=verbose
+                )
+            if devices.process > 0:  # the first process does what is left
+                return RunReport(folder, {}, None, False, len(checkpoint.rows))
+            return _finish(settings, data, checkpoint, export_to)
+        except _InterruptedError as interrupted:
+            return RunReport(folder, {}, None, True, interrupted.epochs)
 
 
 class _InterruptedError(Exception):
@@ -164,16 +148,8 @@ def _train(settings, folder, devices, *, resume, verbose):
         model = build_encoder(settings)
         num_chunks = num_chunks_of(settings, model, devices)
         settings = dataclasses.replace(settings, num_chunks=num_chunks)
-    if devices.process == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        data = read_run_data(settings, verbose=int(verbose in (1, "auto")))
-        sampler = make_sampler(settings, data.train, devices)
-    except BaseException:
-        if devices.process == 0:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # unless there is something in it
-        raise
+    data = read_run_data(settings, verbose=int(verbose in (1, "auto")))
+    sampler = make_sampler(settings, data.train, devices)
     if devices.process == 0:
         with replaced_path(folder / "settings.json") as new:
             settings.save(new)
@@ -220,40 +196,6 @@ def _finish(settings, data, checkpoint, export_to):
     except KeyboardInterrupt:
         raise _InterruptedError(len(checkpoint.rows)) from None
     return RunReport(folder, metrics, saved_model, False, len(checkpoint.rows))
-
-
-def _check_folder(folder, settings, resume):
-    """Check that a new run has a new folder, and a resumed run the same settings.
-
-    Returns the settings, with the number of chunks that the run began with.
-    """
-    name = str(folder)
-    if not resume:
-        if (folder / "settings.json").exists() or (folder / "last.keras").exists():
-            raise ValueError(
-                f"Expected a new run folder. Received: {name!r}, which holds a "
-                "finished or unfinished run. Choose another, or resume that run."
-            )
-        return settings
-    if not (folder / "settings.json").exists():
-        raise ValueError(
-            f"Expected a run to resume. Received: {name!r}, which holds no "
-            "`settings.json`. Check its name."
-        )
-    saved = dataclasses.asdict(RunSettings.load(folder / "settings.json"))
-    if settings.num_chunks == 0:
-        settings = dataclasses.replace(settings, num_chunks=saved["num_chunks"])
-    changed = [
-        f"{field}={value!r} instead of {saved[field]!r}"
-        for field, value in dataclasses.asdict(settings).items()
-        if value != saved[field]
-    ]
-    if changed:
-        raise ValueError(
-            f"Expected the settings of the run to resume, {name!r}. Received: "
-            f"{', '.join(changed)}. Begin a new run for other settings."
-        )
-    return settings
 
 
 def _checkpoint(settings, folder, model, data, sampler, begun, devices):
