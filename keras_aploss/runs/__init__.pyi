@@ -1,5 +1,8 @@
 from .checkpoint import RunCheckpoint as RunCheckpoint
-from .data import read_evaluation_set as read_evaluation_set
+from .evaluation_set import (
+    EvaluationSet as EvaluationSet,
+    read_evaluation_set as read_evaluation_set,
+)
 from .folder import new_run_folder as new_run_folder
 from .run import RunReport as RunReport, train_run as train_run
 from .settings import RunSettings as RunSettings

@@ -183,19 +183,19 @@ class RunCheckpoint(keras.callbacks.Callback):
         write_table(path, names, rows)
 
 
-def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
+def read_history(folder: pathlib.Path, step: int | None) -> list[dict[str, float]]:
     """Read `history.csv` as `RunCheckpoint.rows`.
 
     Args:
         folder: the run folder.
         step: steps that the model in `last.keras` has made; later epochs, of which the
-            history was written but not the model, are left out.
+            history was written but not the model, are left out. None: all epochs.
 
     Raises:
         ValueError: if the file does not tell which epoch ended with this step.
     """
     path = folder / "history.csv"
-    if step == 0:
+    if step == 0 or (step is None and not path.exists()):
         return []
     try:
         rows = [
@@ -209,6 +209,8 @@ def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
             f"Expected the history of the run. Received: {str(path)!r}, which cannot "
             f"be read: {error}. Restore it, or begin a new run."
         ) from error
+    if step is None:
+        return rows
     rows = [row for row in rows if row["step"] <= step]
     if not rows or rows[-1]["step"] != step:
         raise ValueError(
