@@ -83,7 +83,8 @@ def evaluate(context, model, data, split, image_size, report, **options):
         written = []
         if report:
             facts = {
-                "Model": str(model) + (f", {trained.state}" if trained.state else ""),
+                "Model": str(model),
+                "Training": trained.state or "not known",
                 "Data": data or trained.settings.data,
                 "Split": chosen.title,
                 "Image size": trained.settings.image_size,

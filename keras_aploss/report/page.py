@@ -108,7 +108,7 @@ def write_page(
     examples: Iterable[ExampleRankings],
     *,
     queries: Sequence[int] | None,
-    num_seen: int | None,
+    num_seen: int | None = None,
     history: Sequence[Mapping[str, float]],
     facts: Mapping[str, object],
     training: Mapping[str, object],

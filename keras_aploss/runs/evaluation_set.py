@@ -49,9 +49,10 @@ class EvaluationSet(NamedTuple):
         Args:
             precision: the average precision of each image; NaN: it is no query.
         """
-        if self.seen is None or not (self.seen or self.is_own):
+        if self.seen is None:
             return None
-        return len(self.seen & _queried(self.images.labels, precision))
+        count = len(self.seen & _queried(self.images.labels, precision))
+        return count if count or self.is_own else None
 
     def heading(self, precision: np.ndarray) -> str:
         """Name the set, and count its queries and classes.
