@@ -33,12 +33,8 @@ def test_versions_stay_as_they_are(finished_run, tmp_path):
     first = contents(folder)
     warmup = "1/assets.extra/tf_serving_warmup_requests"
     assert (warmup in first) is has_extra
-    assert {
-        "1/README.md",
-        "1/training.json",
-        "models.config",
-        "docker-compose.yml",
-    } <= set(first)
+    assert {"1/README.md", "1/training.json", "models.config"} <= set(first)
+    assert "docker-compose.yml" in first
     (folder / "README.md").write_text("A card of all versions, by hand.")
     best = finished_run.folder / "best.keras"
     shown = succeed("export", best, "--output", folder, "--no-warmup")
@@ -55,7 +51,6 @@ def test_versions_stay_as_they_are(finished_run, tmp_path):
     rows = history(finished_run.folder)
     best = max(rows, key=lambda row: float(row["val_map"]))["epoch"]
     assert f"It is the model after {best} of 3 epochs.\n" in shown
-    assert f"after {best} of 3 epochs".encode() in second["2/README.md"]
 
 
 @pytest.mark.parametrize("epochs", [0, 3])
@@ -69,15 +64,21 @@ def test_the_model_of_an_unfinished_run_is_exported_only_if_that_is_asked_for(
     assert f"`--unfinished` to export it as it is. Received: '{folder}'" in message
     assert f"{epochs} of 5 epochs" in message
     assert not (tmp_path / "tiny").exists()
-    if epochs:
-        shown = succeed(*given, "--unfinished")
-        assert "It is the model after 3 of 5 epochs.\n" in shown
-        card = (tmp_path / "tiny" / "1" / "README.md").read_text()
-        assert "not finished: this is the model after 3 of 5 epochs" in card
-        version = tmp_path / "tiny" / "1"
-        record = json.loads((version / "training.json").read_text())
-        assert (record["epochs"], record["is_finished"]) == (3, False)
-        assert "3 of 5 epochs" in fail("export", version)
+
+
+@pytest.mark.slow
+def test_the_export_of_an_unfinished_run_says_so_wherever_it_goes(
+    unfinished_run, tmp_path
+):
+    given = "--output", tmp_path / "tiny", "--no-warmup", "--unfinished"
+    shown = succeed("export", unfinished_run(3), *given)
+    assert "It is the model after 3 of 5 epochs.\n" in shown
+    version = tmp_path / "tiny" / "1"
+    card = (version / "README.md").read_text()
+    assert "not finished: this is the model after 3 of 5 epochs" in card
+    record = json.loads((version / "training.json").read_text())
+    assert (record["epochs"], record["is_finished"]) == (3, False)
+    assert "3 of 5 epochs" in fail("export", version)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import os
-import pathlib
 import re
 import socket
 import subprocess
@@ -158,18 +157,16 @@ def test_damaged_embeddings_of_the_untrained_model_are_named_and_done_without(
 def test_jobs_that_start_together_train_apart(tmp_path, tiny_settings):
     tiny_settings.save(tmp_path / "tiny.json")
     arguments = "train", "--config", "tiny.json", "--export-to", ""
-    jobs = [start(tmp_path, *arguments) for _ in range(3)]
-    assert [job.wait(300) for job in jobs] == [0, 0, 0]
-    first, *others = sorted((tmp_path / "runs").iterdir())
-    assert len(others) == 2
-    for other in others:
-        assert history(other) == history(first)
-        assert_same_weights(other / "last.keras", first / "last.keras")
+    jobs = [start(tmp_path, *arguments) for _ in range(2)]
+    assert [job.wait(300) for job in jobs] == [0, 0]
+    one, other = (tmp_path / "runs").iterdir()
+    assert history(one) == history(other)
+    assert_same_weights(one / "last.keras", other / "last.keras")
 
 
 @pytest.mark.slow
 def test_a_run_that_is_going_is_not_resumed_but_read(tmp_path, tiny_settings):
-    longer = dataclasses.replace(tiny_settings, epochs=40)
+    longer = dataclasses.replace(tiny_settings, epochs=100_000)
     longer.save(tmp_path / "tiny.json")
     given = "train", "--config", "tiny.json", "--run-dir", "run", "--export-to", ""
     job = start(tmp_path, *given)
@@ -185,9 +182,10 @@ def test_a_run_that_is_going_is_not_resumed_but_read(tmp_path, tiny_settings):
         [sys.executable, "-m", "keras_aploss", "evaluate", "run"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "16 queries" in output.stdout
-    assert job.wait(300) == 0
-    assert len(history(tmp_path / "run")) == 40
-    assert pathlib.Path(tmp_path, "run", "model.keras").exists()
+    assert "16 queries of 4 classes" in output.stdout
+    assert "of 100000 epochs" in output.stderr
+    assert job.poll() is None
+    job.kill()
+    job.wait()
     with locked(tmp_path / "run" / "lock"):
         pass
