@@ -104,7 +104,20 @@ def write_table(
     back with `exact=True`.
     """
     with replaced(path, errors="surrogateescape", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        csv.writer(_Lines(file), lineterminator="\r\n").writerows([header, *rows])
+
+
+class _Lines:
+    r"""Ends each line with `\n`, of a writer that ends it with `\r\n`.
+
+    Only such a writer quotes a cell that holds `\r`, which a reader takes for an end.
+    """
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, line):
+        self.file.write(line.removesuffix("\r\n") + "\n")
 
 
 def write_skipped(

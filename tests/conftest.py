@@ -1,6 +1,8 @@
 """What the tests share: a run that takes seconds, made once; what runs where."""
 
+import dataclasses
 import pathlib
+import shutil
 
 import keras
 import processes
@@ -91,3 +93,24 @@ def finished_run(tiny_settings, tmp_path_factory):
     return keras_aploss.train_run(
         tiny_settings, root / "run", export_to=root / "saved_models", verbose=0
     )
+
+
+@pytest.fixture
+def unfinished_run(finished_run, tiny_settings, tmp_path):
+    """Makes the folder of a run that was ended after 0 or 3 of 5 epochs."""
+
+    def make(epochs):
+        folder = tmp_path / "unfinished"
+        folder.mkdir()
+        dataclasses.replace(tiny_settings, epochs=5).save(folder / "settings.json")
+        if epochs:
+            for name in ("last.keras", "best.keras", "history.csv"):
+                shutil.copyfile(finished_run.folder / name, folder / name)
+        else:
+            model = keras.saving.load_model(finished_run.folder / "last.keras")
+            model.optimizer.iterations.assign(0)
+            model.save(folder / "last.keras")
+            shutil.copyfile(folder / "last.keras", folder / "best.keras")
+        return folder
+
+    return make

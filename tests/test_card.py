@@ -16,7 +16,8 @@ def test_a_run_is_described(finished_run, tiny_settings):
     row = evaluation["metrics"]["after training"]
     shown = f"| after training | {row['map']:.3f} | {row['recall_at_1']:.3f} |"
     assert shown in card
-    assert f"{evaluation['num_queries']} queries" in card
+    assert "16 queries of 4 classes never seen in training, 16 images. They" in card
+    assert "epochs" not in card.split("```")[2].split("##")[0]
     assert "6 drawn buildings" in card
     assert "1,000 pixels" in card
     # The recipe, read by the command line, gives the settings of the run.
@@ -40,15 +41,47 @@ def test_what_is_not_known_is_not_invented(tmp_path):
 
 
 def test_what_the_export_added_is_named_and_paths_are_not():
-    settings = RunSettings(data="/home/somebody/my photos/", exclude_self=True)
+    settings = RunSettings(
+        data="/home/somebody/my photos/",
+        weights="/home/somebody/w.h5",
+        exclude_self=True,
+    )
     more = {"scales": (1.0, 0.5), "whitened": True, "settings": settings}
     card = model_card("tiny", **more, **GIVEN)
     assert "the scales 1, 0.5, a whitening" in card
     assert "somebody" not in card
-    assert "--data 'my photos' --exclude-self" in card
+    assert "--data 'my photos' --weights w.h5 --exclude-self" in card
 
 
 def test_a_metric_that_has_no_value_is_left_out():
     figures = json.loads('{"metrics": {"model": {"map": null, "recall_at_1": 0.5}}}')
     card = model_card("tiny", evaluation=figures, **GIVEN)
     assert "| model |  | 0.500 |  |" in card
+
+
+def test_what_the_figures_are_of_is_what_was_found():
+    """It said "not trained on", whatever the warning before had said."""
+    figures = {"metrics": {}, "num_queries": 9, "num_images": 10, "num_classes": 3}
+    figures["num_classes_seen_in_training"] = 3
+    card = model_card("tiny", evaluation=figures, **GIVEN)
+    assert "9 queries of 3 classes, all of them seen in training, 10 images." in card
+    figures["num_classes_seen_in_training"] = None
+    card = model_card("tiny", evaluation=figures, **GIVEN)
+    assert "whether classes of the training are among them is not known." in card
+    del figures["num_classes"], figures["num_classes_seen_in_training"]  # of before
+    card = model_card("tiny", evaluation=figures, **GIVEN)
+    assert "9 queries, 10 images; whether classes of the training" in card
+    assert "never seen" not in card
+
+
+def test_how_far_the_training_went_is_told():
+    settings = RunSettings(epochs=5)
+    more = {"settings": settings, **GIVEN}
+    for epochs in (0, 2):
+        card = model_card("tiny", epochs=epochs, is_finished=False, **more)
+        text = f"not finished: this is the model after {epochs} of 5 epochs."
+        assert text in card.split("## Recipe")[1].split("##")[0]
+    best = model_card("tiny", epochs=2, **more)
+    assert "the model after 2 of 5 epochs, those with the highest mAP" in best
+    assert "finished" not in best
+    assert "of 5 epochs" not in model_card("tiny", epochs=5, **more)

@@ -12,6 +12,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
+from image_folders import make_folder
 from run_folder import assert_same_weights, history
 
 from keras_aploss import (
@@ -82,6 +83,39 @@ def test_resuming_a_finished_run_changes_nothing(finished_run, tiny_settings, tm
     assert (folder / "last.keras").read_bytes() == before
     page = (folder / "evaluation" / "index.html").read_text()
     assert "Training of 3 epochs" in page
+
+
+@pytest.mark.slow
+def test_a_run_resumed_beside_new_classes_ends_as_an_unbroken_one(
+    tiny_settings, monkeypatch, tmp_path
+):
+    photos = make_folder(tmp_path / "photos", "bcdefghi", views=4)
+    settings = dataclasses.replace(tiny_settings, data=str(photos))
+    whole = train_run(settings, tmp_path / "whole", export_to=None, verbose=0)
+    folder = tmp_path / "run"
+    interrupt_at(monkeypatch, 5, folder, settings)
+    make_folder(photos, ["a", "z"])
+    make_folder(photos / "b", ["more"])
+    report = train_run(settings, folder, resume=True, export_to=None, verbose=0)
+    assert report.metrics == whole.metrics
+    assert report.title == whole.title
+    assert history(folder) == history(whole.folder)
+    for name in ("last.keras", "best.keras", "model.keras"):
+        assert_same_weights(folder / name, whole.folder / name)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_of_before_does_not_say_that_it_knows_its_classes(
+    tiny_settings, monkeypatch, tmp_path
+):
+    photos = make_folder(tmp_path / "photos", "bcdefghi", views=4)
+    settings = dataclasses.replace(tiny_settings, data=str(photos))
+    folder = tmp_path / "run"
+    interrupt_at(monkeypatch, 5, folder, settings)
+    (folder / "split.csv").unlink()
+    report = train_run(settings, folder, resume=True, export_to=None, verbose=0)
+    assert report.title.endswith("whether the model was trained on them is not known")
+    assert not (folder / "split.csv").exists()
 
 
 @pytest.mark.slow

@@ -102,10 +102,11 @@ def test_options_win_over_the_file(given, tmp_path):
     assert settings == RunSettings(epochs=12, units=7)
 
 
-def test_a_run_folder_is_named_after_the_data_and_the_time(given):
+def test_a_run_folder_is_named_after_the_data_and_the_time(given, tmp_path):
     given("--data", "some/photos")
     _, folder, options = given.calls[-1]
     assert re.fullmatch(r"runs/photos-\d{8}-\d{6}", str(folder))
+    assert (tmp_path / folder).is_dir()
     assert options["export_to"] == "saved_models"
     given("--run-dir", "mine", "--export-to", "")
     _, folder, options = given.calls[-1]
@@ -144,7 +145,8 @@ for name in ["", *{sorted(cli.main.commands)}]:
 def test_a_resumed_finished_run_reports_again(finished_run, tmp_path):
     folder = shutil.copytree(finished_run.folder, tmp_path / "run")
     output = succeed("train", "--resume", folder, "--export-to", tmp_path / "models")
-    assert "\nExact metrics on classes never seen in training\n" in output
+    test_set = "the test set of landmarks: 16 queries of 4 classes"
+    assert f"\nExact metrics on {test_set} never seen in training\n" in output
     for name, metrics in finished_run.metrics.items():
         figures = [f"{metrics[key]:.3f}" for key in ("map", "recall_at_1", "map_at_r")]
         assert f"{name} {' '.join(figures)}" in " ".join(output.split())
@@ -162,7 +164,8 @@ def test_evaluate_repeats_the_figures_of_the_run(finished_run, tmp_path):
     figures = json.loads((report / "evaluation.json").read_text())["metrics"]
     assert figures["model"]["map"] == pytest.approx(wanted["after training"]["map"])
     assert figures["raw pixels"] == pytest.approx(wanted["raw pixels"])
-    assert "Exact metrics of 16 queries" in output
+    test_set = "the test set of landmarks: 16 queries of 4 classes"
+    assert f"\nExact metrics on {test_set} never seen in training\n" in output
     for path in report.iterdir():
         assert f"  {path}\n" in output
     names = {path.name for path in report.iterdir()}
@@ -204,7 +207,7 @@ def test_a_model_file_is_evaluated_and_exported_with_an_image_size(
     photos = make_photos(tmp_path)
     assert "Expected `--image-size`" in fail("evaluate", model, "--data", photos)
     output = succeed("evaluate", model, "--data", photos, "--image-size", 16)
-    assert "Exact metrics of 6 queries" in output
+    assert "on all of photos: 6 queries of 2 classes; whether the model was " in output
     assert "bad.png: the file is empty" in output
 
     assert "Expected `--image-size`" in fail("export", model)
@@ -251,7 +254,7 @@ WRONG_TRAININGS = {
     "weights": ({}, ["--weights", "w.h5"], "'w.h5', which is not a file"),
     "bad weights": ({"w.h5": "x"}, ["--weights", "w.h5"], "weights='w.h5'"),
     "used folder": (
-        {"r/settings.json": "{}"}, ["--run-dir", "r"], "or resume that run"
+        {"r/settings.json": '{"epochs": 3}'}, ["--run-dir", "r"], "or resume that run"
     ),
     "file as folder": ({"f": ""}, ["--run-dir", "f/run"], "Not a directory: 'f"),
     "nothing to resume": ({"r/x": ""}, ["--resume", "r"], "holds no `settings.json`"),
@@ -430,17 +433,21 @@ def test_ctrl_c_in_an_epoch_leaves_a_usable_run(unbroken, tmp_path, epoch):
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    output = (tmp_path / "output.txt").read_text()
-    assert "Traceback" not in output
-    assert "Interrupted: " in output
-    assert output.endswith(
+    interrupted = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in interrupted
+    assert "Interrupted: " in interrupted
+    assert interrupted.endswith(
         "Resume with:  keras-aploss train --resume run --export-to ''\n"
     )
     last = tmp_path / "run" / "last.keras"
     output = succeed("evaluate", last)
-    assert "Exact metrics of 16 queries" in output
-    output = succeed("export", last, "--output", tmp_path / "models")
+    assert "16 queries of 4 classes never seen in training" in output
+    given = "export", last, "--output", tmp_path / "models"
+    state = re.search(r"(\d of 8 epochs) are finished", interrupted)[1]
+    assert f"{state}. To finish a run: keras-aploss train --resume" in fail(*given)
+    output = succeed(*given, "--unfinished")
     assert f"Exported to {tmp_path / 'models' / '1'}\n" in output
+    assert f"It is the model after {state}." in output
     resume(tmp_path)
     assert_same_run(tmp_path, unbroken)
 

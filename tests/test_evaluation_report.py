@@ -39,6 +39,9 @@ def test_figures_are_those_of_the_snapshot(tmp_path, evaluated):
     figures = json.loads(written[1].read_text())
     assert figures["num_images"] == 10
     assert figures["num_queries"] == 9
+    assert figures["num_classes"] == 3
+    assert figures["num_classes_seen_in_training"] is None
+    assert "9 queries of 3 classes. Each" in written[0].read_text()
     assert figures["average_precision"][9] is None
     np.testing.assert_allclose(
         figures["average_precision"][:9], snapshot.result.average_precision[:9]
@@ -57,6 +60,16 @@ def test_figures_are_those_of_the_snapshot(tmp_path, evaluated):
     for path in written[2:]:
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_classes_that_were_trained_on_are_counted(tmp_path, evaluated):
+    images, embeddings = evaluated
+    snapshot = snapshot_of(embeddings, images.labels)
+    page, figures, *_ = write_evaluation(tmp_path, images, snapshot, num_seen=2)
+    assert json.loads(figures.read_text())["num_classes_seen_in_training"] == 2
+    assert "9 queries of 3 classes, 2 of them seen in training. Each" in (
+        page.read_text()
+    )
 
 
 def test_a_metric_without_a_value_is_null(tmp_path, evaluated):

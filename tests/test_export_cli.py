@@ -1,12 +1,14 @@
 """`keras-aploss export`: a version with all that belongs to it, and its server."""
 
 import importlib.util
+import json
 
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
 from command_line import fail, succeed
+from run_folder import history
 
 from keras_aploss.embeddings import combine_scales, embed_at_scales, whiten_embeddings
 from keras_aploss.images import OriginalImages
@@ -27,10 +29,12 @@ def test_versions_stay_as_they_are(finished_run, tmp_path):
     assert f"docker compose -f {folder / 'docker-compose.yml'} up" in shown
     has_extra = importlib.util.find_spec("tensorflow_serving") is not None
     assert ("keras_aploss[serving]" in shown) is not has_extra
+    assert "It is the model after 3 of 3 epochs.\n" in shown
     first = contents(folder)
     warmup = "1/assets.extra/tf_serving_warmup_requests"
     assert (warmup in first) is has_extra
-    assert {"1/README.md", "models.config", "docker-compose.yml"} <= set(first)
+    assert {"1/README.md", "1/training.json", "models.config"} <= set(first)
+    assert "docker-compose.yml" in first
     (folder / "README.md").write_text("A card of all versions, by hand.")
     best = finished_run.folder / "best.keras"
     shown = succeed("export", best, "--output", folder, "--no-warmup")
@@ -44,6 +48,37 @@ def test_versions_stay_as_they_are(finished_run, tmp_path):
     # The figures of the run are not those of this epoch.
     assert b"Not measured" in second["2/README.md"]
     assert b"--epochs 3" in second["2/README.md"]
+    rows = history(finished_run.folder)
+    best = max(rows, key=lambda row: float(row["val_map"]))["epoch"]
+    assert f"It is the model after {best} of 3 epochs.\n" in shown
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_the_model_of_an_unfinished_run_is_exported_only_if_that_is_asked_for(
+    unfinished_run, tmp_path, epochs
+):
+    """Ctrl-C in the first epoch: the untrained model was exported without a word."""
+    folder = unfinished_run(epochs)
+    given = "export", folder, "--output", tmp_path / "tiny", "--no-warmup"
+    message = fail(*given)
+    assert f"`--unfinished` to export it as it is. Received: '{folder}'" in message
+    assert f"{epochs} of 5 epochs" in message
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.slow
+def test_the_export_of_an_unfinished_run_says_so_wherever_it_goes(
+    unfinished_run, tmp_path
+):
+    given = "--output", tmp_path / "tiny", "--no-warmup", "--unfinished"
+    shown = succeed("export", unfinished_run(3), *given)
+    assert "It is the model after 3 of 5 epochs.\n" in shown
+    version = tmp_path / "tiny" / "1"
+    card = (version / "README.md").read_text()
+    assert "not finished: this is the model after 3 of 5 epochs" in card
+    record = json.loads((version / "training.json").read_text())
+    assert (record["epochs"], record["is_finished"]) == (3, False)
+    assert "3 of 5 epochs" in fail("export", version)
 
 
 @pytest.mark.slow

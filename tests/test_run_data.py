@@ -5,47 +5,21 @@ import dataclasses
 
 import numpy as np
 import pytest
-from PIL import Image
+from image_folders import make_folder, make_manifest, rows
 
 from keras_aploss import ImageSet, RunSettings
 from keras_aploss.runs.data import (
     check_test_set,
     choose_test_set,
     list_skipped,
-    read_evaluation_set,
     read_image_sets,
     read_run_data,
 )
 
 
-def make_folder(root, classes, views=3, size=(40, 30)):
-    """Noise, another in each file."""
-    for name in classes:
-        (root / name).mkdir(parents=True)
-        for view in range(views):
-            rng = np.random.default_rng([len(name), ord(name[-1]), view])
-            pixels = rng.integers(0, 256, (*size[::-1], 3), "uint8")
-            Image.fromarray(pixels).save(root / name / f"{view}.png")
-    return root
-
-
-def make_manifest(path, rows, columns=("path", "label", "split")):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
-    return path
-
-
 @pytest.fixture
 def photos(tmp_path):
     return make_folder(tmp_path / "photos", "abcdefgh")
-
-
-def rows(split_of, views=3):
-    return [
-        (f"photos/{name}/{view}.png", name, split)
-        for name, split in split_of.items()
-        for view in range(views)
-    ]
 
 
 def settings_for(data, **changes):
@@ -61,12 +35,26 @@ def test_a_folder_is_split_by_classes(photos):
     assert set(other.test.labels) != set(data.test.labels)
 
 
-def test_folders_named_train_and_test_are_the_splits(tmp_path):
+def test_folders_named_train_and_test_are_the_splits(tmp_path, caplog):
     make_folder(tmp_path / "set" / "train", "abc")
     make_folder(tmp_path / "set" / "test", "xy")
     data = read_run_data(settings_for(tmp_path / "set"))
-    assert data.train.class_names == ["a", "b", "c"]
-    assert data.test.class_names == ["x", "y"]
+    names = [[part.class_names[k] for k in part.labels[::3]] for part in (data.train,
+             data.test)]  # fmt: skip
+    assert names == [["a", "b", "c"], ["x", "y"]]
+    assert data.seen == set()
+    assert not caplog.text
+
+
+def test_folders_of_the_same_classes_are_told(tmp_path, caplog):
+    """By their names, not by the order in which they are found."""
+    make_folder(tmp_path / "set" / "train", "abc")
+    make_folder(tmp_path / "set" / "test", "bz")
+    data = read_run_data(settings_for(tmp_path / "set"))
+    assert [data.test.class_names[k] for k in data.seen] == ["b"]
+    assert "1 classes are in the training and in the test set, such as 'b'" in (
+        caplog.text
+    )
 
 
 def test_a_manifest_names_the_splits(tmp_path, photos):
@@ -144,7 +132,8 @@ def test_classes_in_both_splits_are_told(tmp_path, photos, caplog):
     split_of = {"a": "train", "b": "train", "c": "test", "d": "test"}
     table = rows(split_of)
     table[0] = (*table[0][:2], "test")
-    read_run_data(settings_for(make_manifest(tmp_path / "list.csv", table)))
+    data = read_run_data(settings_for(make_manifest(tmp_path / "list.csv", table)))
+    assert data.seen == {0}
     assert "1 classes are in the training and in the test set" in caplog.text
     assert "'a'" in caplog.text
 
@@ -158,30 +147,6 @@ def test_a_skipped_file_is_listed_once(tmp_path, photos, caplog):
     bad = str(photos / "a" / "bad.png")
     assert listed == [["path", "reason"], [bad, "the file is empty"]]
     assert "1 files or classes are left out" in caplog.text
-
-
-def test_evaluation_of_the_own_folder_takes_the_classes_kept_for_it(photos):
-    """The others were trained on: they would flatter the model."""
-    settings = settings_for(photos)
-    images, queries = read_evaluation_set(settings)
-    np.testing.assert_array_equal(images.labels, read_run_data(settings).test.labels)
-    assert queries is None
-    same, _ = read_evaluation_set(settings, str(photos))
-    assert len(same.labels) == len(images.labels)
-    everything, _ = read_evaluation_set(settings, split="all")
-    other, _ = read_evaluation_set(settings_for("elsewhere"), str(photos))
-    assert len(everything.labels) == len(other.labels) == 24
-
-
-def test_evaluation_takes_the_split_that_is_asked_for(tmp_path, photos):
-    split_of = {"a": "train", "b": "train", "c": "spare"}
-    settings = settings_for(make_manifest(tmp_path / "list.csv", rows(split_of)))
-    images, _ = read_evaluation_set(settings, split="train")
-    assert len(images.labels) == 6
-    with pytest.raises(ValueError, match=r"\['spare', 'train'\]. Received: 'test'"):
-        read_evaluation_set(settings, split="test")
-    with pytest.raises(ValueError, match="Choose one with `--split`"):
-        read_evaluation_set(settings)
 
 
 @pytest.mark.parametrize("database", ["gallery", "database"])

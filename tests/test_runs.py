@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import json
+import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from command_line import succeed
 from PIL import Image
 from run_folder import assert_same_weights, history
 from sklearn.decomposition import PCA
@@ -71,7 +73,7 @@ def photos(tmp_path_factory):
 def test_a_run_folder_holds_what_is_documented(finished_run, tiny_settings):
     folder = finished_run.folder
     names = {path.name for path in folder.iterdir()}
-    assert names == {
+    assert names == {  # and no lock
         "settings.json", "history.csv", "skipped.csv", "last.keras", "best.keras",
         "model.keras", "before.npy", "tensorboard", "evaluation",
     }  # fmt: skip
@@ -193,6 +195,19 @@ def test_a_folder_with_bad_files_trains_whitens_and_exports(photos, tmp_path):
     files = tf.constant([tf.io.read_file(path).numpy() for path in test.images.paths])
     served = served.signatures["serving_default"](image_bytes=files)["embedding"]
     np.testing.assert_allclose(served, embeddings, atol=1e-4)
+
+    # By its list the exported model finds the test set among all images.
+    heading = "the test set of photos: 8 queries of 2 classes never seen in training"
+    assert report.title == heading
+    card = (report.saved_model / "README.md").read_text()
+    assert "8 queries of 2 classes never seen in training, 8 images." in card
+    assert (report.saved_model / "split.csv").read_bytes() == (
+        report.folder / "split.csv"
+    ).read_bytes()
+    output = succeed("evaluate", report.saved_model, "--data", photos)
+    assert f"Exact metrics on {heading}" in output
+    row = re.search(r"model +([\d.]+) ", output)
+    assert float(row[1]) == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.slow

@@ -68,10 +68,10 @@ def evaluate(context, model, data, split, image_size, report, **options):
                 "Received: none."
             )
         trained = open_model(model, image_size)
-        settings = trained.settings
-        images, queries = read_evaluation_set(
-            settings, data, split, verbose=int(sys.stdout.isatty())
+        chosen = read_evaluation_set(
+            trained, data, split, verbose=int(sys.stdout.isatty())
         )
+        images, queries = chosen.images, chosen.queries
         evaluation = RetrievalEvaluation(images.images, images.labels, queries=queries)
         evaluation.set_model(trained.encoder)
         snapshot = evaluation.evaluate(-1)
@@ -79,22 +79,23 @@ def evaluate(context, model, data, split, image_size, report, **options):
             pixel_embeddings(images.images), images.labels, queries
         )
         results = {"raw pixels": pixels, "model": snapshot.result}
+        precision = snapshot.result.average_precision
         written = []
         if report:
             facts = {
                 "Model": str(model),
-                "Data": data or settings.data,
-                "Split": split or "the test set",
-                "Image size": settings.image_size,
+                "Training": trained.state or "not known",
+                "Data": data or trained.settings.data,
+                "Split": chosen.title,
+                "Image size": trained.settings.image_size,
                 "Command": as_command(context),
             }
             written = write_evaluation(
                 report, images, snapshot, results=results, queries=queries,
-                facts=facts, training=trained.run,
+                num_seen=chosen.num_seen(precision), facts=facts, training=trained.run,
             )  # fmt: skip
     metrics = {name: result.metrics for name, result in results.items()}
-    count = snapshot.result.num_queries
-    print_metrics(metrics, f"Exact metrics of {count:,} queries")
+    print_metrics(metrics, f"Exact metrics on {chosen.heading(precision)}")
     _print_files(images.skipped, written)
 
 

@@ -132,5 +132,5 @@ def print_metrics(
         table.add_row(name, *(f"{metrics[key]:.3f}" for key in shown), style=style)
     console = Console()
     # Not the title of the table, which would wrap at its width.
-    console.print(f"\n[bold]{title}[/bold]")
+    console.print(f"\n{title}", style="bold", markup=False, soft_wrap=True)
     console.print(table)

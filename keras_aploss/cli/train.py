@@ -74,7 +74,7 @@ def _settings_options(command):
 )
 @click.pass_context
 def train(context, config, run_dir, resume, export_to, **options):
-    """Train a retrieval model, measure it on unseen classes, and export it.
+    """Train a retrieval model, measure it on its test set, and export it.
 
     If interrupted, by Ctrl-C or a kill, the run can be resumed with `--resume`.
 
@@ -127,7 +127,7 @@ def train(context, config, run_dir, resume, export_to, **options):
         sys.exit(INTERRUPTED)
     if not report.metrics:  # only the first of several hosts measures
         return
-    print_metrics(report.metrics, "Exact metrics on classes never seen in training")
+    print_metrics(report.metrics, f"Exact metrics on {report.title}")
     _print_next_steps(report, time.monotonic() - started)
 
 

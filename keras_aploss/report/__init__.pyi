@@ -8,6 +8,7 @@ from .example_rankings import (
     rank_queries as rank_queries,
     spread as spread,
 )
+from .page import describe_classes as describe_classes
 from .rankings import (
     Ranking as Ranking,
     draw_grid as draw_grid,

@@ -20,6 +20,7 @@ import numpy as np
 from keras_aploss import __version__
 from keras_aploss.datasets import ImageSet
 from keras_aploss.evaluation import RetrievalResult, Snapshot, map_per_class
+from keras_aploss.files import replaced
 from keras_aploss.report.example_rankings import (
     ExampleRankings,
     choose_queries,
@@ -65,6 +66,7 @@ def write_evaluation(
     before: Snapshot | None = None,
     results: Mapping[str, RetrievalResult] | None = None,
     queries: Sequence[int] | None = None,
+    num_seen: int | None = None,
     history: Sequence[Mapping[str, float]] = (),
     facts: Mapping[str, object] | None = None,
     training: Any = None,
@@ -80,6 +82,8 @@ def write_evaluation(
         results: results by name to compare, that of `snapshot` last; by default it
             alone, as `"model"`.
         queries: the images that query, if the others are the database.
+        num_seen: how many of the classes that have a query were trained on; None: it
+            is not known, and not said.
         history: the logs of the epochs of the training, if they are known: of `loss`,
             `val_map` and `val_recall_at_1` the page draws those that are there.
         facts: what the page says of the evaluation: the model, the data, the command.
@@ -112,7 +116,8 @@ def write_evaluation(
     precision = snapshot.result.average_precision
     classes = _class_rows(precision, image_set)
     figures = folder / "evaluation.json"
-    figures.write_text(_as_json(results, precision, classes), encoding="utf-8")
+    with replaced(figures) as file:
+        file.write(_as_json(results, precision, classes, num_seen))
 
     shown = choose_queries(image_set.labels, num_rows, queries)
     worst = _first_queries(precision, image_set.labels)
@@ -136,7 +141,7 @@ def write_evaluation(
         examples.append(some)
     write_page(
         written[0], image_set, results, classes, examples,
-        queries=queries, history=history,
+        queries=queries, num_seen=num_seen, history=history,
         facts={**(facts or {}), "Versions": _versions(), "Written": _now()},
         training={} if training is None else dataclasses.asdict(training),
     )  # fmt: skip
@@ -185,10 +190,12 @@ def _example_rankings(title, chosen, image_set, snapshot, before, queries):
     return ExampleRankings(title, chosen.tolist(), rows)
 
 
-def _as_json(results, precision, classes):
+def _as_json(results, precision, classes, num_seen):
     figures = {
         "num_images": len(precision),
         "num_queries": int(np.isfinite(precision).sum()),
+        "num_classes": len(classes),
+        "num_classes_seen_in_training": num_seen,
         "metrics": {name: dict(result.metrics) for name, result in results.items()},
         "average_precision": precision.tolist(),
         "precision_at_recall": {

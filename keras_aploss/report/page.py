@@ -63,6 +63,25 @@ def metric_name(key: str) -> str:
     return f"{name}@{k}" if k else name
 
 
+def describe_classes(num_classes: int, num_seen: int | None) -> str:
+    """Count classes, and say how many of them were trained on, if it is known.
+
+    >>> describe_classes(50, 0), describe_classes(50, 3), describe_classes(1, None)
+    ('50 classes never seen in training', '50 classes, 3 of them seen in training',
+     '1 class')
+    """
+    noun = "class" if num_classes == 1 else "classes"
+    if num_seen is None:
+        seen = ""
+    elif num_seen == 0:
+        seen = " never seen in training"
+    elif num_seen == num_classes:
+        seen = ", all of them seen in training"
+    else:
+        seen = f", {num_seen:,} of them seen in training"
+    return f"{num_classes:,} {noun}{seen}"
+
+
 def environment() -> jinja2.Environment:
     """The templates, in which every text is made visible and escaped."""
     found = jinja2.Environment(
@@ -89,6 +108,7 @@ def write_page(
     examples: Iterable[ExampleRankings],
     *,
     queries: Sequence[int] | None,
+    num_seen: int | None = None,
     history: Sequence[Mapping[str, float]],
     facts: Mapping[str, object],
     training: Mapping[str, object],
@@ -102,6 +122,7 @@ def write_page(
         classes: the classes that have a query, by descending mAP.
         examples: the queries to show.
         queries: numbers of the images that query, if the others are the database.
+        num_seen: how many of the classes were trained on, if it is known.
         history: the logs of the E epochs of the training, if they are known.
         facts: what was evaluated, and how.
         training: the settings of the training, if they are known.
@@ -128,7 +149,7 @@ def write_page(
     html = page.render(
         sections=sections,
         num_queries=list(results.values())[-1].num_queries,
-        num_classes=len(classes),
+        classes=describe_classes(len(classes), num_seen),
         database=_database(len(image_set.labels), queries),
     )
     path.write_text(html + "\n", encoding="utf-8")

@@ -1,10 +1,10 @@
 from .checkpoint import RunCheckpoint as RunCheckpoint
-from .data import read_evaluation_set as read_evaluation_set
-from .run import (
-    RunReport as RunReport,
-    new_run_folder as new_run_folder,
-    train_run as train_run,
+from .evaluation_set import (
+    EvaluationSet as EvaluationSet,
+    read_evaluation_set as read_evaluation_set,
 )
+from .folder import new_run_folder as new_run_folder
+from .run import RunReport as RunReport, train_run as train_run
 from .settings import RunSettings as RunSettings
 from .trained import TrainedModel as TrainedModel, open_model as open_model
 from .version import export_version as export_version

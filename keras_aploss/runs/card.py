@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
+from keras_aploss.report import describe_classes
 from keras_aploss.runs.settings import RunSettings
 
 _METRICS = {"map": "mAP", "recall_at_1": "recall@1", "map_at_r": "MAP@R"}
@@ -27,6 +28,8 @@ def model_card(
     whitened: bool = False,
     settings: RunSettings | None = None,
     evaluation: Mapping | None = None,
+    epochs: int | None = None,
+    is_finished: bool = True,
 ) -> str:
     """The card of a version, in Markdown.
 
@@ -39,12 +42,14 @@ def model_card(
         whitened: whether a whitening was given to the export.
         settings: of the run; None for a model from elsewhere.
         evaluation: what `evaluation.json` of the run holds; None if it is not there.
+        epochs: number of epochs that the model was trained for; None: not known.
+        is_finished: whether its run has ended with its last epoch.
     """
     import tensorflow as tf
 
     sections = {
         "Data": _data(settings),
-        "Recipe": _recipe(settings),
+        "Recipe": _recipe(settings, epochs, is_finished),
         "Metrics": _metrics(evaluation),
         "Signatures": _signatures(image_size, units, scales, whitened),
         "Limits": _limits(image_size, max_pixels, settings),
@@ -77,16 +82,47 @@ def _data(settings):
             f"training and {settings.num_test_landmarks} others for testing, with "
             f"{settings.views_per_landmark} views of each at {settings.image_size} px."
         )
-    # The last part of the path only: a card travels, and folders tell of their owners.
     return (
-        f"`{pathlib.Path(settings.data).name}`: your own labelled images. Describe "
+        f"`{portable(settings).data}`: your own labelled images. Describe "
         "here their source and their licence."
     )
 
 
-def _recipe(settings):
+def portable(settings: RunSettings) -> RunSettings:
+    """The settings with the last part of each path only.
+
+    A version travels, and folders tell of their owners.
+    """
+    names = {
+        field: pathlib.Path(getattr(settings, field)).name
+        for field in ("data", "weights")
+    }
+    return dataclasses.replace(settings, **names)
+
+
+def _recipe(settings, epochs, is_finished):
     if settings is None:
         return "Not known."
+    return f"{_command(portable(settings))}{_state(settings, epochs, is_finished)}"
+
+
+def _state(settings, epochs, is_finished):
+    """How far the training went, unless it is that of the command."""
+    if is_finished and epochs in (None, settings.epochs):
+        return ""
+    count = "an unknown number" if epochs is None else epochs
+    if is_finished:
+        return (
+            f"\n\nThis is the model after {count} of {settings.epochs} epochs, those "
+            "with the highest mAP on the test set, which that flatters."
+        )
+    return (
+        f"\n\n**The training is not finished: this is the model after {count} of "
+        f"{settings.epochs} epochs.**"
+    )
+
+
+def _command(settings):
     defaults = RunSettings()
     options = ["keras-aploss", "train"]
     for field in dataclasses.fields(RunSettings):
@@ -97,7 +133,6 @@ def _recipe(settings):
         if isinstance(value, bool):
             options.append(f"--{option}" if value else f"--no-{option}")
         else:
-            value = pathlib.Path(value).name if field.name == "data" else value
             options += [f"--{option}", str(value)]
     return f"```sh\n{shlex.join(options)}\n```"
 
@@ -111,12 +146,23 @@ def _metrics(evaluation):
         shown = ["" if value is None else f"{value:.3f}" for value in values]
         rows.append(f"| {name} | {' | '.join(shown)} |")
     return (
-        "Exact, on classes that were not trained on: "
-        f"{evaluation.get('num_queries', '?')} queries, "
-        f"{evaluation.get('num_images', '?')} images. They are of the model as it was "
-        "trained; scales or a whitening that the export added were not measured.\n\n"
-        + "\n".join(rows)
+        f"Exact, on the test set: {_counts(evaluation)}. They are of the model as it "
+        "was trained; scales or a whitening that the export added were not measured."
+        "\n\n" + "\n".join(rows)
     )
+
+
+def _counts(evaluation):
+    """What the figures are of; those of earlier versions do not count classes."""
+    counts = [evaluation.get(f"num_{what}", "?") for what in ("queries", "images")]
+    classes = evaluation.get("num_classes")
+    seen = evaluation.get("num_classes_seen_in_training")
+    found = f"{counts[0]} queries"
+    found += "" if classes is None else f" of {describe_classes(classes, seen)}"
+    found += f", {counts[1]} images"
+    if seen is None:
+        found += "; whether classes of the training are among them is not known"
+    return found
 
 
 def _signatures(image_size, units, scales, whitened):

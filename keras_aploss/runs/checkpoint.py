@@ -1,6 +1,7 @@
 """The checkpoint of a run: the files of its folder that change during training."""
 
 import contextlib
+import logging
 import os
 import pathlib
 import shutil
@@ -11,11 +12,14 @@ import keras
 import numpy as np
 
 from keras_aploss.callbacks import RetrievalEvaluation
+from keras_aploss.embeddings import load_embeddings
 from keras_aploss.evaluation import Snapshot, evaluate_embeddings
 from keras_aploss.files import replaced, replaced_path
 from keras_aploss.samplers import ClassBalancedSampler
 from keras_aploss.tables import read_table, write_table
 from keras_aploss.training import MultistageTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class RunCheckpoint(keras.callbacks.Callback):
@@ -179,19 +183,19 @@ class RunCheckpoint(keras.callbacks.Callback):
         write_table(path, names, rows)
 
 
-def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
+def read_history(folder: pathlib.Path, step: int | None) -> list[dict[str, float]]:
     """Read `history.csv` as `RunCheckpoint.rows`.
 
     Args:
         folder: the run folder.
         step: steps that the model in `last.keras` has made; later epochs, of which the
-            history was written but not the model, are left out.
+            history was written but not the model, are left out. None: all epochs.
 
     Raises:
         ValueError: if the file does not tell which epoch ended with this step.
     """
     path = folder / "history.csv"
-    if step == 0:
+    if step == 0 or (step is None and not path.exists()):
         return []
     try:
         rows = [
@@ -205,6 +209,8 @@ def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
             f"Expected the history of the run. Received: {str(path)!r}, which cannot "
             f"be read: {error}. Restore it, or begin a new run."
         ) from error
+    if step is None:
+        return rows
     rows = [row for row in rows if row["step"] <= step]
     if not rows or rows[-1]["step"] != step:
         raise ValueError(
@@ -218,10 +224,23 @@ def read_history(folder: pathlib.Path, step: int) -> list[dict[str, float]]:
 def read_before(
     folder: pathlib.Path, evaluation: RetrievalEvaluation
 ) -> Snapshot | None:
-    """Read the evaluation before training; None if it was of other images."""
+    """Read the evaluation before training; None if it was of other images.
+
+    A damaged file is told and done without: the training does not depend on it.
+    """
     path = folder / "before.npy"
-    embeddings = np.load(path) if path.exists() else None
-    if embeddings is None or len(embeddings) != len(evaluation.labels):
+    if not path.exists():
+        return None
+    try:
+        embeddings = np.array(load_embeddings(path, check=True))
+    except (OSError, ValueError) as error:
+        logger.warning(
+            "The embeddings of the untrained model cannot be read, and are left out of "
+            "the report: %s",
+            error,
+        )
+        return None
+    if len(embeddings) != len(evaluation.labels):
         return None
     result = evaluate_embeddings(embeddings, evaluation.labels, evaluation.queries)
     return Snapshot(-1, embeddings, result)

@@ -1,6 +1,5 @@
 """The training and test images of a run."""
 
-import dataclasses
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -18,12 +17,22 @@ from keras_aploss.datasets import (
 )
 from keras_aploss.images import ImageFiles, SkippedImage
 from keras_aploss.runs.settings import RunSettings
+from keras_aploss.runs.split import (
+    ListedImage,
+    data_root,
+    find_changes,
+    hash_sets,
+    list_images,
+    listed_sets,
+    log_changes,
+)
 
 logger = logging.getLogger(__name__)
 
 # A training image is read this much larger than the model sees it, whole, so that the
 # random crop neither enlarges nor always misses what lies beside the central square.
 READING_SCALE = 1.15
+BUILT_IN = "landmarks"  # as `RunSettings.data`
 
 
 class RunData(NamedTuple):
@@ -35,6 +44,8 @@ class RunData(NamedTuple):
         test: the images of the evaluation, of other classes.
         queries: numbers of the test images that are queries; None: all (leave-one-out).
         skipped: the files, or whole classes, that were left out, with the reason.
+        listed: all of them, for `split.csv`; None for the built-in data set.
+        seen: the labels of the test set that are trained on; None: not known.
     """
 
     train: ImageSet
@@ -42,6 +53,8 @@ class RunData(NamedTuple):
     test: ImageSet
     queries: np.ndarray | None
     skipped: Sequence[SkippedImage]
+    listed: Sequence[ListedImage] | None
+    seen: frozenset[int] | None
 
 
 def read_image_sets(settings: RunSettings, *, verbose: int = 0) -> dict[str, ImageSet]:
@@ -50,13 +63,13 @@ def read_image_sets(settings: RunSettings, *, verbose: int = 0) -> dict[str, Ima
     Returns:
         `"train"` and `"test"` for the built-in landmarks and for a folder that has
         sub-folders of these names, `"all"` for a folder of classes, and the values of
-        the column `split` for a CSV file.
+        the column `split` for a CSV file. They share one numbering of the classes.
 
     Raises:
         ValueError: if there is no such folder or file, or it has no readable image.
     """
     data, size = settings.data, settings.image_size
-    if data == "landmarks":
+    if data == BUILT_IN:
         sets = synthetic_landmarks(
             settings.num_landmarks,
             settings.views_per_landmark,
@@ -69,11 +82,26 @@ def read_image_sets(settings: RunSettings, *, verbose: int = 0) -> dict[str, Ima
     if path.suffix.lower() == ".csv":
         return image_manifest(path, image_size=size, verbose=verbose)
     if all((path / split).is_dir() for split in ("train", "test")):
-        return {
-            split: image_folder(path / split, image_size=size, verbose=verbose)
-            for split in ("train", "test")
-        }
+        return _numbered_together(
+            {
+                split: image_folder(path / split, image_size=size, verbose=verbose)
+                for split in ("train", "test")
+            }
+        )
     return {"all": image_folder(path, image_size=size, verbose=verbose)}
+
+
+def _numbered_together(sets):
+    """Give the classes of one name in several folders one number."""
+    names = sorted({name for one in sets.values() for name in one.class_names})
+    numbers = {name: number for number, name in enumerate(names)}
+    return {
+        split: one._replace(
+            labels=np.array([numbers[one.class_names[k]] for k in one.labels], "int64"),
+            class_names=names,
+        )
+        for split, one in sets.items()
+    }
 
 
 def choose_test_set(
@@ -120,8 +148,7 @@ def split_sets(
         queries; None: all.
 
     Raises:
-        ValueError: if there is a training split without a test split or the reverse,
-            or one of them has too few images or classes.
+        ValueError: if there is a training split without a test split or the reverse.
     """
     if set(sets) == {"all"}:
         train, test = split_classes(
@@ -137,22 +164,26 @@ def split_sets(
                 "Name them so in the column `split`."
             )
         train, (test, queries) = sets["train"], chosen
+    return train, test, queries
+
+
+def _check_training_set(train, settings):
     classes = np.unique(train.labels[train.labels >= 0])
     if len(classes) < 2:
         raise ValueError(
             "Expected training images of two classes or more, to tell them apart. "
             f"Received: {len(classes)} in data={settings.data!r}."
         )
-    check_test_set(test, queries)
-    shared = np.intersect1d(classes, test.labels)
-    if len(shared):
+
+
+def _warn_of_seen_classes(test, seen):
+    if seen:
         logger.warning(
             "%d classes are in the training and in the test set, such as %r: the "
             "metrics are not those of unseen classes.",
-            len(shared),
-            test.class_names[shared[0]],
+            len(seen),
+            test.class_names[min(seen)],
         )
-    return train, test, queries
 
 
 def check_test_set(test: ImageSet, queries: np.ndarray | None) -> None:
@@ -183,14 +214,40 @@ def check_test_set(test: ImageSet, queries: np.ndarray | None) -> None:
         )
 
 
-def read_run_data(settings: RunSettings, *, verbose: int = 0) -> RunData:
+def read_run_data(
+    settings: RunSettings,
+    listed: Sequence[ListedImage] | None = None,
+    *,
+    verbose: int = 0,
+) -> RunData:
     """Read, split and cache the images.
 
+    Args:
+        settings: those of the run.
+        listed: the images that the run began with, if it is resumed. Others are left
+            out, and what is new, gone or changed is told.
+        verbose: 1 shows progress bars.
+
     Raises:
-        ValueError: if the data cannot be read, or not be split; see `split_sets`.
+        ValueError: if the data cannot be read, or not be split; see `split_sets`; or
+            one part has too few images or classes.
     """
     sets = read_image_sets(settings, verbose=verbose)
-    train, test, queries = split_sets(sets, settings)
+    root = data_root(settings.data)
+    if listed is None:
+        train, test, queries = split_sets(sets, settings)
+        trained = train.labels
+    else:
+        _warn_of_changes(listed, sets, root, verbose)
+        size = settings.image_size
+        train, test, queries = listed_sets(listed, sets, root, size)
+        trained = [row.label for row in listed if row.split == "train"]
+    _check_training_set(train, settings)
+    check_test_set(test, queries)
+    seen = frozenset(np.intersect1d(trained, test.labels).tolist()) - {-1}
+    _warn_of_seen_classes(test, seen)
+    if listed is None and settings.data != BUILT_IN:
+        listed = list_images(train, test, queries, root)
     # Both parts of one set share what was skipped in it.
     skipped = list(dict.fromkeys([*train.skipped, *test.skipped]))
     evaluation_crops = train.images
@@ -202,58 +259,28 @@ def read_run_data(settings: RunSettings, *, verbose: int = 0) -> RunData:
         )
     train = _cached(train, settings, verbose)
     test = _cached(test, settings, verbose)
-    return RunData(train, evaluation_crops, test, queries, skipped)
+    return RunData(train, evaluation_crops, test, queries, skipped, listed, seen)
 
 
-def read_evaluation_set(
-    settings: RunSettings,
-    data: str | None = None,
-    split: str | None = None,
-    *,
-    verbose: int = 0,
-) -> tuple[ImageSet, np.ndarray | None]:
-    """Read the images to evaluate a trained model on.
-
-    Args:
-        settings: those of the run that trained the model.
-        data: another data set, as `RunSettings.data`; None: that of the run, of which
-            the test set is taken.
-        split: the split to evaluate; None: the test set, see `choose_test_set`.
-        verbose: 1 shows progress bars.
-
-    Returns:
-        The images, and the numbers of those that are queries; None: all.
-
-    Raises:
-        ValueError: if there is no such data set or split, or no query in it has a
-            relevant image.
-    """
-    is_own = data is None or _same_path(data, settings.data)
-    data = settings.data if is_own else data
-    sets = read_image_sets(dataclasses.replace(settings, data=data), verbose=verbose)
-    if split:
-        if split not in sets:
-            raise ValueError(
-                f"Expected one of the splits {sorted(sets)}. Received: {split!r}."
-            )
-        chosen = sets[split], None
-    elif is_own and set(sets) == {"all"}:
-        # The run was trained on the other classes.
-        _, *chosen = split_sets(sets, settings)
-    else:
-        chosen = choose_test_set(sets)
-    if chosen is None:
-        raise ValueError(
-            "Expected a split named test, or query and gallery. Received: "
-            f"{sorted(sets)} in data={data!r}. Choose one with `--split`."
+def _warn_of_changes(listed, sets, root, verbose):
+    """Tell what is not as it was when the run began."""
+    changes = find_changes(listed, sets, root, hash_sets(sets, verbose=verbose))
+    log_changes(changes, listed, sets)
+    if any(row.split == "train" for row in [*changes.gone, *changes.changed]):
+        logger.warning(
+            "The run goes on without the weights of an unbroken one: its training "
+            "images are not all what they were. To get those, restore the images."
         )
-    images, queries = chosen
-    check_test_set(images, queries)
-    return images, queries
 
 
-def _same_path(path, other):
-    return pathlib.Path(path).resolve() == pathlib.Path(other).resolve()
+def warn_of_no_list(settings: RunSettings) -> None:
+    """Say that a run of an earlier version has not listed its images."""
+    logger.warning(
+        "The run has no `split.csv`, as it was begun by an earlier version: it is not "
+        "known which images of %s it was trained on. The split is drawn from what is "
+        "there now, which is another if classes have come or gone since.",
+        settings.data,
+    )
 
 
 def list_skipped(folder: pathlib.Path, skipped: Sequence[SkippedImage]) -> None:

@@ -123,6 +123,11 @@ def num_hosts() -> int:
     return int(value)
 
 
+def is_first_host() -> bool:
+    """Whether this process is the first of those that train together, or alone."""
+    return (os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID") or "0").strip("0") == ""
+
+
 def require_one_host() -> None:
     """Raise if several hosts would each choose a run folder of their own."""
     if num_hosts() > 1:

@@ -1,12 +1,10 @@
 """A training run: from settings to an exported model."""
 
-import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
 import shlex
-import time
 from typing import NamedTuple
 
 import keras
@@ -25,8 +23,15 @@ from keras_aploss.runs.checkpoint import (
     read_history,
     steps_of,
 )
-from keras_aploss.runs.data import list_skipped, read_run_data
-from keras_aploss.runs.devices import require_one_host, use_devices
+from keras_aploss.runs.data import (
+    BUILT_IN,
+    list_skipped,
+    read_run_data,
+    warn_of_no_list,
+)
+from keras_aploss.runs.devices import use_devices
+from keras_aploss.runs.evaluation_set import EvaluationSet, data_name
+from keras_aploss.runs.folder import check_folder, held_folder
 from keras_aploss.runs.network import (
     build_encoder,
     compile_model,
@@ -36,6 +41,7 @@ from keras_aploss.runs.network import (
     use_precision,
 )
 from keras_aploss.runs.settings import RunSettings
+from keras_aploss.runs.split import SPLIT_FILE, read_split, write_split
 from keras_aploss.runs.version import export_version
 
 logger = logging.getLogger(__name__)
@@ -52,6 +58,8 @@ class RunReport(NamedTuple):
         interrupted: whether Ctrl-C ended the run; then there are no metrics, as on all
             but the first of several hosts.
         epochs: number of finished epochs.
+        title: what the metrics are of: the test set, its queries and its classes, and
+            how many of those were trained on.
 
     Example:
     >>> import pathlib
@@ -67,23 +75,7 @@ class RunReport(NamedTuple):
     saved_model: pathlib.Path | None
     interrupted: bool
     epochs: int
-
-
-def new_run_folder(settings: RunSettings) -> pathlib.Path:
-    """A path for the folder of a new run: `runs/`, the name of the model, the time.
-
-    Raises:
-        ValueError: if several hosts train together, each of which would choose another.
-
-    Example:
-    >>> from keras_aploss import RunSettings
-    >>> from keras_aploss.runs import new_run_folder
-    >>> new_run_folder(RunSettings(data="photos/")).name.startswith("photos-20")
-    True
-    """
-    require_one_host()
-    now = time.strftime("%Y%m%d-%H%M%S")
-    return pathlib.Path("runs") / f"{settings.model_name}-{now}"
+    title: str = ""
 
 
 def train_run(
@@ -94,7 +86,7 @@ def train_run(
     export_to: str | os.PathLike | None = "saved_models",
     verbose: int | str = "auto",
 ) -> RunReport:
-    """Train a retrieval model, report on unseen classes and export it.
+    """Train a retrieval model, report on its test set and export it.
 
     With `strategy="data_parallel"` each of several hosts calls this with the same
     arguments. They train together; the first one writes, measures and exports.
@@ -115,6 +107,7 @@ def train_run(
     Raises:
         ValueError: if the folder already holds a run (without `resume`), or none or
             one of other settings (with it), or the data cannot be trained on.
+        BlockingIOError: if another job trains in the folder; an `OSError`.
 
     Example (as small as can be; the first command of the README trains in earnest):
     >>> import tempfile
@@ -129,18 +122,19 @@ def train_run(
     ['after training', 'before training', 'raw pixels']
     """
     folder = pathlib.Path(folder)
-    # On all hosts: none of them continues before all are there.
-    settings = _check_folder(folder, settings, resume)
-    try:
-        with use_devices(settings.strategy) as devices:
-            settings, data, checkpoint = _train(
-                settings, folder, devices, resume=resume, verbose=verbose
-            )
-        if devices.process > 0:  # the first process does what is left
-            return RunReport(folder, {}, None, False, len(checkpoint.rows))
-        return _finish(settings, data, checkpoint, export_to)
-    except _InterruptedError as interrupted:
-        return RunReport(folder, {}, None, True, interrupted.epochs)
+    with held_folder(folder, resume=resume):
+        # On all hosts: none of them continues before all are there.
+        settings = check_folder(folder, settings, resume=resume)
+        try:
+            with use_devices(settings.strategy) as devices:
+                settings, data, checkpoint = _train(
+                    settings, folder, devices, resume=resume, verbose=verbose
+                )
+            if devices.process > 0:  # the first process does what is left
+                return RunReport(folder, {}, None, False, len(checkpoint.rows))
+            return _finish(settings, data, checkpoint, export_to)
+        except _InterruptedError as interrupted:
+            return RunReport(folder, {}, None, True, interrupted.epochs)
 
 
 class _InterruptedError(Exception):
@@ -164,20 +158,10 @@ def _train(settings, folder, devices, *, resume, verbose):
         model = build_encoder(settings)
         num_chunks = num_chunks_of(settings, model, devices)
         settings = dataclasses.replace(settings, num_chunks=num_chunks)
+    data = _read_data(settings, folder, resume, int(verbose in (1, "auto")))
+    sampler = make_sampler(settings, data.train, devices)
     if devices.process == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        data = read_run_data(settings, verbose=int(verbose in (1, "auto")))
-        sampler = make_sampler(settings, data.train, devices)
-    except BaseException:
-        if devices.process == 0:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # unless there is something in it
-        raise
-    if devices.process == 0:
-        with replaced_path(folder / "settings.json") as new:
-            settings.save(new)
-        list_skipped(folder, data.skipped)
+        _begin_folder(folder, settings, data, resume)
     model = in_chunks(model, settings, sampler)
     if settings.num_chunks > 1 or devices.num_devices > 1:
         logger.info(
@@ -196,6 +180,29 @@ def _train(settings, folder, devices, *, resume, verbose):
     return settings, data, checkpoint
 
 
+def _read_data(settings, folder, resume, verbose):
+    """The images of a new run, or those that a run began with."""
+    path = folder / SPLIT_FILE
+    if not resume or settings.data == BUILT_IN:
+        return read_run_data(settings, verbose=verbose)
+    if path.exists():
+        return read_run_data(settings, read_split(path), verbose=verbose)
+    warn_of_no_list(settings)
+    return read_run_data(settings, verbose=verbose)._replace(listed=None, seen=None)
+
+
+def _begin_folder(folder, settings, data, resume):
+    """Write what is known before the training; the settings, which tell of a run, last.
+
+    The list of the images stays as it was when the run began.
+    """
+    list_skipped(folder, data.skipped)
+    if data.listed is not None and not resume:
+        write_split(folder / SPLIT_FILE, data.listed)
+    with replaced_path(folder / "settings.json") as new:
+        settings.save(new)
+
+
 def _finish(settings, data, checkpoint, export_to):
     """After the training, on one device: whitening, evaluation, export."""
     folder = checkpoint.folder
@@ -206,7 +213,7 @@ def _finish(settings, data, checkpoint, export_to):
         # Not the best epoch: chosen on the test images, it would flatter the figures.
         with replaced_path(folder / "model.keras") as new:
             model.save(new)
-        metrics = _report(checkpoint, model, data.test, settings)
+        metrics, title = _report(checkpoint, model, data, settings)
         saved_model = None
         if export_to is not None and keras.backend.backend() == "tensorflow":
             path = pathlib.Path(export_to) / settings.model_name
@@ -216,44 +223,13 @@ def _finish(settings, data, checkpoint, export_to):
                 image_size=settings.image_size,
                 settings=settings,
                 evaluation=read_evaluation(folder),
+                epochs=len(checkpoint.rows),
+                split_file=None if data.listed is None else folder / SPLIT_FILE,
             )
     except KeyboardInterrupt:
         raise _InterruptedError(len(checkpoint.rows)) from None
-    return RunReport(folder, metrics, saved_model, False, len(checkpoint.rows))
-
-
-def _check_folder(folder, settings, resume):
-    """Check that a new run has a new folder, and a resumed run the same settings.
-
-    Returns the settings, with the number of chunks that the run began with.
-    """
-    name = str(folder)
-    if not resume:
-        if (folder / "settings.json").exists() or (folder / "last.keras").exists():
-            raise ValueError(
-                f"Expected a new run folder. Received: {name!r}, which holds a "
-                "finished or unfinished run. Choose another, or resume that run."
-            )
-        return settings
-    if not (folder / "settings.json").exists():
-        raise ValueError(
-            f"Expected a run to resume. Received: {name!r}, which holds no "
-            "`settings.json`. Check its name."
-        )
-    saved = dataclasses.asdict(RunSettings.load(folder / "settings.json"))
-    if settings.num_chunks == 0:
-        settings = dataclasses.replace(settings, num_chunks=saved["num_chunks"])
-    changed = [
-        f"{field}={value!r} instead of {saved[field]!r}"
-        for field, value in dataclasses.asdict(settings).items()
-        if value != saved[field]
-    ]
-    if changed:
-        raise ValueError(
-            f"Expected the settings of the run to resume, {name!r}. Received: "
-            f"{', '.join(changed)}. Begin a new run for other settings."
-        )
-    return settings
+    epochs = len(checkpoint.rows)
+    return RunReport(folder, metrics, saved_model, False, epochs, title)
 
 
 def _checkpoint(settings, folder, model, data, sampler, begun, devices):
@@ -308,8 +284,10 @@ def _adapt_whitening(model, images, settings):
     whitening.adapt(embed(unwhitened, images, workers=settings.workers))
 
 
-def _report(checkpoint, model, test, settings):
-    """Metrics by row, and the page and pictures of the run."""
+def _report(checkpoint, model, data, settings):
+    """Metrics by row, and what they are of; writes the page and pictures of the run."""
+    test, title = data.test, f"the test set of {data_name(settings.data)}"
+    test_set = EvaluationSet(test, data.queries, title, data.seen, True)
     folder, evaluation = checkpoint.folder, checkpoint.evaluation
     queries = evaluation.queries
     embeddings = pixel_embeddings(test.images)
@@ -320,6 +298,7 @@ def _report(checkpoint, model, test, settings):
     evaluation.set_model(model)
     after = evaluation.evaluate(len(checkpoint.rows) - 1)
     results["after training"] = after.result
+    precision = after.result.average_precision
     facts = {
         "Model": str(folder / "model.keras"),
         "Data": settings.data,
@@ -329,6 +308,8 @@ def _report(checkpoint, model, test, settings):
     }
     write_evaluation(
         folder / "evaluation", test, after, before=before, results=results,
-        queries=queries, history=checkpoint.rows, facts=facts, training=settings,
+        queries=queries, num_seen=test_set.num_seen(precision),
+        history=checkpoint.rows, facts=facts, training=settings,
     )  # fmt: skip
-    return {name: result.metrics for name, result in results.items()}
+    metrics = {name: result.metrics for name, result in results.items()}
+    return metrics, test_set.heading(precision)
