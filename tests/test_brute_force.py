@@ -124,7 +124,7 @@ def in_float32(x):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_evaluation(seed):
     rng = np.random.default_rng(seed)
-    for case in range(500):
+    for _ in range(500):
         size, k = int(rng.integers(2, 40)), int(rng.integers(1, 6))
         labels = draw_labels(rng, size)
         x, wide = in_float32(draw_exact_rows(rng, size))
@@ -147,7 +147,7 @@ def test_the_evaluation(seed):
         parts = [[np.flatnonzero(row == part) for row in kind] for part in (1, 2)]
         actual = evaluate_query_database(queries, x, *parts, ks=(k,)).metrics
         found = [actual[name] for name in ("map", f"recall_at_{k}", "map_at_r")]
-        np.testing.assert_allclose(found, np.mean(rows, axis=0), atol=1e-12), case
+        np.testing.assert_allclose(found, np.mean(rows, axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(2))
