@@ -196,7 +196,7 @@ def test_a_file_is_once_in_a_set_and_has_one_label(flat):
     assert names(sets["test"]) == "abc"
     assert names(sets["train"]) == "a"
     assert sets["test"].skipped == [
-        (str(flat / "a.png"), "line 4, which lists it again after line 2")
+        (f"{flat}/./a.png", "line 4, which lists it again after line 2")
     ]
     assert not sets["train"].skipped
     rows += [["./b.png", "-1", "train"]]

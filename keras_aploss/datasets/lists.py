@@ -7,8 +7,8 @@ import os
 import pathlib
 import unicodedata
 
-from keras_aploss.datasets.folder import divide_by_format, label_in, walk_images
 from keras_aploss.datasets.labels import tidy_label
+from keras_aploss.datasets.walk import divide_by_format, label_in, walk_images
 from keras_aploss.images import SkippedImage
 from keras_aploss.tables import import_parquet, is_utf16, read_table
 
@@ -30,8 +30,8 @@ def listed_rows(
         images: the folder, or a `.txt`, `.csv`, `.parquet` or `.pq` file.
 
     Returns:
-        (path, label) rows, the label empty where there is none; and the files of a
-        folder whose format is not read.
+        (path, label) rows, the label empty where there is none; and what is left out
+        of a folder, such as files whose format is not read.
 
     Raises:
         ValueError: there are no images, or the list cannot be read; says why.
@@ -48,13 +48,14 @@ def listed_rows(
     """
     images, others = pathlib.Path(images), []
     if images.is_dir():
-        found = [(path, "") for path in walk_images(str(images))]
-        found, others = divide_by_format(found)
-        rows = [(path, label_in(images, path)) for path, _ in found]
+        found = walk_images(images)
+        rows = [(path, label_in(images, path)) for path in found.paths]
+        rows, others = divide_by_format(rows)
+        others += found.skipped
     else:
         rows = _read_list(images)
     if not rows:
-        advice = f" Convert the {len(others)} of other formats." if others else ""
+        advice = f" Left out: {others[0].path!r}: {others[0].reason}." if others else ""
         raise ValueError(
             "Expected a folder or a list of images. Received: "
             f"{str(images)!r}, which has none.{advice}"
