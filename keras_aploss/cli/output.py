@@ -38,8 +38,8 @@ def clear_errors() -> Iterator[None]:
         ) from error
     except UnicodeEncodeError as error:  # such as of a folder that TensorFlow writes to
         raise click.ClickException(
-            f"Expected a name in UTF-8. Received: {error.object!r}. Rename it, or choose "
-            "another."
+            f"Expected a name in UTF-8. Received: {error.object!r}. Rename it, or "
+            "choose another."
         ) from error
     except (
         ImportError,
