@@ -25,6 +25,22 @@ _ENDING = ".unfinished"
 _counter = itertools.count()  # two threads that write the same file do not meet
 
 
+def as_text(name: str | os.PathLike) -> str:
+    r"""A name as a text that can be shown, and written anywhere.
+
+    A file system stores names as bytes, of which Python makes texts. Those that are no
+    UTF-8 hold halves of characters then, which no file in UTF-8, no terminal and no
+    other program takes. Here they are replaced by escapes, as errors show them; what
+    is read back, as paths are, is kept as it is instead (`tables.write_table`, JSON).
+
+    >>> as_text(b"caf\xe9.jpg".decode("utf-8", "surrogateescape"))
+    'caf\\udce9.jpg'
+    >>> as_text("caf\xe9.jpg")
+    'caf\xe9.jpg'
+    """
+    return os.fspath(name).encode("utf-8", "backslashreplace").decode()
+
+
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike, mode: str = "w", **options) -> Iterator[IO]:
     """Open a new file that takes the place of `path` when the block ends well.

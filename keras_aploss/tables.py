@@ -4,12 +4,15 @@ What is written is whole or not there; see `files`. Needs nothing but the standa
 library.
 """
 
+import codecs
 import contextlib
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from keras_aploss.files import replaced
+
+_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_table(
@@ -18,7 +21,7 @@ def read_table(
     *,
     delimiter: str = ",",
     short_lines: bool = False,
-    exact: bool = False,
+    verbatim: Sequence[str] = (),
     advice: str | None = None,
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the lines of a CSV file with a header, as they are read.
@@ -32,7 +35,8 @@ def read_table(
         delimiter: what separates the cells.
         short_lines: whether a line may have fewer cells than the header: the others
             are empty.
-        exact: keep blanks, and bytes that are not UTF-8, as `write_table` wrote them.
+        verbatim: columns of names of files, in which blanks, and bytes that are not
+            UTF-8, are kept as `write_table` wrote them.
         advice: what to do about a file that is not such a table, in place of what an
             error says by itself.
 
@@ -41,7 +45,8 @@ def read_table(
 
     Raises:
         ValueError: when it comes to it, if the file is not there, not in UTF-8, lacks
-            a column, or a line has more or fewer cells or an open quotation mark.
+            a column or has one twice, or a line has more or fewer cells or an open
+            quotation mark.
 
     Example:
     >>> import pathlib, tempfile
@@ -56,23 +61,23 @@ def read_table(
     expected += repr(os.fspath(path))
     if not os.path.isfile(path):
         raise ValueError(f"{expected}, which is not a file. Check its spelling.")
-    tidy = str if exact else str.strip
-    errors = "surrogateescape" if exact else "strict"
+    if is_utf16(path):
+        advice = advice or "Save it again as UTF-8."
+        raise ValueError(f"{expected}, which is in UTF-16. {advice}")
     try:
-        with open(path, encoding="utf-8-sig", errors=errors, newline="") as file:
+        with open(
+            path, encoding="utf-8-sig", errors="surrogateescape", newline=""
+        ) as file:
             # Blanks after a delimiter are passed over, so that quotes may follow them.
-            is_loose = not exact and delimiter != " "
             reader = csv.reader(
-                file, delimiter=delimiter, skipinitialspace=is_loose, strict=True
+                file,
+                delimiter=delimiter,
+                skipinitialspace=delimiter != " ",
+                strict=True,
             )
-            header = [tidy(name) for name in next(reader, [])]
-            missing = [name for name in columns if name not in header]
-            if missing:
-                raise ValueError(
-                    f"{expected} whose columns are {header}: no "
-                    f"{' and no '.join(missing)}. "
-                    + (advice or "Write them in the first line, separated by commas.")
-                )
+            header = [name.strip() for name in next(reader, [])]
+            if problem := _header_problem(header, columns, delimiter, advice):
+                raise ValueError(f"{expected} whose columns are {header}: {problem}")
             for row in reader:
                 few = len(row) < len(header) and not short_lines
                 if row and (few or len(row) > len(header)):
@@ -82,9 +87,10 @@ def read_table(
                         + (advice or "Mend that line.")
                     )
                 if row:
-                    cells = dict.fromkeys(header, "")
-                    cells.update(zip(header, map(tidy, row), strict=False))
-                    yield reader.line_num, cells
+                    cells = dict.fromkeys(header, "") | dict(
+                        zip(header, row, strict=False)
+                    )
+                    yield reader.line_num, _tidy(cells, verbatim)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
             f"{expected}, in which: {error}. {advice or 'Save it again.'}"
@@ -95,16 +101,57 @@ def _with(columns):
     return f" with the columns {', '.join(columns)}" if columns else ""
 
 
+def is_utf16(path: str | os.PathLike) -> bool:
+    """Whether a file begins with the mark of UTF-16, "Unicode text" in Excel."""
+    with open(path, "rb") as file:
+        return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def _header_problem(header, columns, delimiter, advice):
+    """What is wrong with the names of the columns, and what to do; or None."""
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        return f"{twice[0]!r} is there twice. {advice or 'Rename or remove one.'}"
+    missing = [name for name in columns if name not in header]
+    if not missing:
+        return None
+    problem = f"no {' and no '.join(missing)}. "
+    if advice:
+        return problem + advice
+    other = next((sign for sign in _OTHER_DELIMITERS if sign in "".join(header)), None)
+    alike = [name for name in header if name.casefold() in missing]
+    if other and delimiter == ",":
+        name = _OTHER_DELIMITERS[other]
+        return f"{problem}Its cells are separated by {name}: separate them by commas."
+    if alike:
+        return f"{problem}Write {alike[0]!r} in small letters."
+    return f"{problem}Write them in the first line, separated by commas."
+
+
+def _tidy(cells, verbatim):
+    """Cut the blanks off the cells that are no names of files, which must be UTF-8."""
+    for name, cell in cells.items():
+        if name not in verbatim:
+            cells[name] = cell.strip()
+            # The bytes that were kept, told as the decoder tells them.
+            cell.encode("utf-8", "surrogateescape").decode("utf-8")
+    return cells
+
+
 def write_table(
     path: str | os.PathLike, header: Sequence[str], rows: Iterable[Sequence]
 ) -> None:
     """Write a CSV file, in UTF-8, that is whole or not there.
 
-    Names of files need not be UTF-8: their bytes are kept, and `read_table` gives them
-    back with `exact=True`.
+    Names of files need not be UTF-8, and may begin or end with blanks: both are kept,
+    and `read_table` gives them back in its columns `verbatim`.
     """
     with replaced(path, errors="surrogateescape", newline="") as file:
-        csv.writer(_Lines(file), lineterminator="\r\n").writerows([header, *rows])
+        lines = _Lines(file)
+        plain = csv.writer(lines, lineterminator="\r\n")
+        quoted = csv.writer(lines, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+        for row in [header, *rows]:
+            has_blanks = any(str(cell) != str(cell).strip() for cell in row)
+            (quoted if has_blanks else plain).writerow(row)
 
 
 class _Lines:

@@ -10,6 +10,7 @@ import pytest
 from keras_aploss.cli.lists import paths_in, rows_in
 from keras_aploss.datasets import listed_rows
 from keras_aploss.embeddings import EmbeddedBatch, ShardFolder
+from keras_aploss.tables import write_table
 
 NAMES = ["a b.png", "ü.png", "deeper/1.png"]
 LABELS = ["crow", "", "jäy"]
@@ -40,6 +41,49 @@ def test_a_csv_file_has_paths_and_labels(tmp_path):
     assert listed_rows(tmp_path / "list.csv") == (expected(tmp_path), [])
     (tmp_path / "paths.csv").write_text("path\na.png\n\n")
     assert listed_rows(tmp_path / "paths.csv")[0] == [(str(tmp_path / "a.png"), "")]
+
+
+def test_the_lines_of_a_text_file_end_where_an_editor_ends_them(tmp_path):
+    names = ["a\u2028b.png", "a\x85b.png", "a\x0bb.png", "a\x1cb.png", "c.png"]
+    text = "\r\n".join(["  c.png ", "", *names])
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    paths = [
+        os.path.relpath(path, tmp_path)
+        for path, _ in listed_rows(tmp_path / "list.txt")[0]
+    ]
+    assert paths == ["c.png", *names]
+
+
+def test_of_several_forms_of_a_name_that_of_the_file_counts(tmp_path):
+    files = ["cafe\u0301.png", "\xfc.png", " a .png", "b.png "]
+    for name in files:
+        (tmp_path / name).touch()
+    lines = ["caf\xe9.png", "u\u0308.png", " a .png", "b.png ", " d\xe9.png ", "e.png "]
+    (tmp_path / "list.txt").write_text("\n".join(lines), "utf-8")
+    (tmp_path / "list.csv").write_text(
+        "path,label\n" + "".join(f'"{line}",cafe\u0301\n' for line in lines), "utf-8"
+    )
+    for name, label in (("list.txt", ""), ("list.csv", "caf\xe9")):
+        expected = [(str(tmp_path / f), label) for f in [*files, "d\xe9.png", "e.png"]]
+        assert listed_rows(tmp_path / name)[0] == expected
+
+
+def test_a_table_that_was_written_here_is_a_list_again(tmp_path):
+    names = [os.fsdecode(b"caf\xe9.png"), " a.png ", "new\nline.png", 'quo"te,.png']
+    paths = [str(tmp_path / name) for name in names]
+    for path in paths:
+        pathlib.Path(path).touch()
+    write_table(tmp_path / "list.csv", ["path"], [[path] for path in paths])
+    assert [path for path, _ in listed_rows(tmp_path / "list.csv")[0]] == paths
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_a_list_in_another_encoding_is_told(tmp_path, suffix):
+    (tmp_path / "caf\xe9.png").touch()
+    file = tmp_path / f"list.{suffix}"
+    file.write_bytes(b"path\ncaf\xe9.png\n")
+    with pytest.raises(ValueError, match="is not UTF-8 and no file"):
+        listed_rows(file)
 
 
 @pytest.mark.parametrize("name", ["list.parquet", "list.PQ"])
@@ -90,7 +134,7 @@ def test_shards_are_a_list_of_their_images(tmp_path):
     ("name", "text", "message"),
     [
         ("a.txt", b"\n \n", "which has none"),
-        ("a.txt", b"\xff\xfe", "in UTF-8"),
+        ("a.txt", b"\xff\xfea\0", "which is in UTF-16"),
         ("a.csv", b"file\na.png", "no path"),
         ("a.csv", b'path\n"a.png', "Save it again"),
         ("a.csv", b"", "no path"),

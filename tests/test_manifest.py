@@ -153,6 +153,59 @@ def test_negative_labels_are_distractors(flat, labels, caplog):
     assert not caplog.records  # g.png is in `skipped`; no class is lost
 
 
+def test_numbers_that_pandas_made_floats_are_the_integers(flat):
+    """As `to_csv` writes a column of integers in which one label was missing."""
+    labels = ["3.0", "-1.0", "12.0", "3", "2.5", "3.000"]
+    rows = [["path", "label"]]
+    rows += [
+        [f"{name}.png", label] for name, label in zip("abcdef", labels, strict=True)
+    ]
+    found = image_manifest(write_csv(flat / "l.csv", rows), image_size=16)["all"]
+    assert [found.class_names[k] if k >= 0 else None for k in found.labels] == [
+        "3", None, "12", "3", "2.5", "3",
+    ]  # fmt: skip
+    rows = rows[:5]
+    found = image_manifest(write_csv(flat / "l.csv", rows), image_size=16)["all"]
+    assert found.class_names == ["3", "12"]
+    assert found.labels.tolist() == [0, -1, 1, 0]
+
+
+@pytest.mark.parametrize("label", ["nan", "NaN", "None", "null", "<NA>"])
+def test_what_programs_write_for_a_missing_label_is_no_class(flat, label):
+    rows = [["path", "label"], ["a.png", "x"], ["b.png", label]]
+    with pytest.raises(ValueError, match="with no label in line 3"):
+        image_manifest(write_csv(flat / "l.csv", rows), image_size=16)
+
+
+def test_composed_and_decomposed_letters_are_one_label(flat):
+    rows = [["path", "label", "class_name"]]
+    rows += [["a.png", "caf\xe9", "Caf\xe9"], ["b.png", "cafe\u0301", "Cafe\u0301"]]
+    found = image_manifest(write_csv(flat / "l.csv", rows), image_size=16)["all"]
+    assert found.class_names == ["Caf\xe9"]
+    assert found.labels.tolist() == [0, 0]
+
+
+def test_a_file_is_once_in_a_set_and_has_one_label(flat):
+    rows = [["path", "label", "split"], ["a.png", "1", "test"], ["b.png", "1", "test"]]
+    rows += [
+        ["./a.png", "1.0", "test"],
+        ["a.png", "1", "train"],
+        ["c.png", "2", "test"],
+    ]
+    sets = image_manifest(write_csv(flat / "l.csv", rows), image_size=16)
+    assert names(sets["test"]) == "abc"
+    assert names(sets["train"]) == "a"
+    assert sets["test"].skipped == [
+        (f"{flat}/./a.png", "line 4, which lists it again after line 2")
+    ]
+    assert not sets["train"].skipped
+    rows += [["./b.png", "-1", "train"]]
+    with pytest.raises(
+        ValueError, match="under '1' in line 3 and under '-1' in line 7"
+    ):
+        image_manifest(write_csv(flat / "l.csv", rows), image_size=16)
+
+
 def test_distractors_neither_query_nor_are_relevant(flat):
     rows = [["path", "label"], *([f"{name}.png", "-1"] for name in "abcd")]
     rows += [["e.png", "0"], ["f.png", "0"]]

@@ -38,6 +38,11 @@ def test_other_delimiters(tmp_path):
         (b"path,label\na\n", "1 cells for 2 columns in line 2. Mend"),
         (b'path,label\n"a,b\n', "in which: .*end of data. Save it again"),
         (b"path,label\n\xe9,b\n", "in which: .*utf-8.*Save it again"),
+        (b"label,path,label\na,b,c\n", "'label' is there twice. Rename or remove one"),
+        (b"path;label\na;b\n", "no label. Its cells are separated by semicolons"),
+        (b"path\tlabel\na\tb\n", "no label. Its cells are separated by tabs"),
+        (b"Path,Label\na,b\n", "no path and no label. Write 'Path' in small letters"),
+        ("path,label".encode("utf-16"), "which is in UTF-16. Save it again as UTF-8"),
     ],
 )
 def test_what_is_no_table_is_told(tmp_path, text, message):
@@ -67,7 +72,7 @@ def test_what_is_written_is_read_again_exactly(tmp_path):
     names = [" a ", "é,\n", '"', "", os.fsdecode(b"caf\xe9")]
     write_table(path, ["path", "other"], [(name, 1) for name in names])
     assert b"caf\xe9" in path.read_bytes()
-    assert [row["path"] for row in cells(path, exact=True)] == names
+    assert [row["path"] for row in cells(path, verbatim=["path"])] == names
 
 
 def test_files_that_were_left_out(tmp_path):

@@ -52,7 +52,7 @@ def find_file(source: Source, places: Sequence[str]) -> pathlib.Path:
 def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, with their numbers from 1."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise _bad_file(path, "a text file in UTF-8", error) from error
     return [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]

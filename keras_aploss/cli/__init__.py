@@ -17,6 +17,7 @@ from keras_aploss.cli.export import export
 from keras_aploss.cli.extract import extract
 from keras_aploss.cli.index import index
 from keras_aploss.cli.manifest import manifest
+from keras_aploss.cli.output import show_any_name
 from keras_aploss.cli.quiet import quiet_tensorflow
 from keras_aploss.cli.search import search
 from keras_aploss.cli.train import train
@@ -34,6 +35,7 @@ def main():
         keras-aploss train --data photos/ --image-size 128
     """
     quiet_tensorflow()
+    show_any_name()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     for station in ("runs", "embeddings", "search"):
         logging.getLogger(f"keras_aploss.{station}").setLevel(logging.INFO)

@@ -68,9 +68,8 @@ def evaluate(context, model, data, split, image_size, report, **options):
                 "Received: none."
             )
         trained = open_model(model, image_size)
-        chosen = read_evaluation_set(
-            trained, data, split, verbose=int(sys.stdout.isatty())
-        )
+        verbose = int(sys.stdout.isatty())
+        chosen = read_evaluation_set(trained, data, split, verbose=verbose)
         images, queries = chosen.images, chosen.queries
         evaluation = RetrievalEvaluation(images.images, images.labels, queries=queries)
         evaluation.set_model(trained.encoder)

@@ -12,6 +12,16 @@ SHOWN = {"map": "mAP", "recall_at_1": "recall@1", "map_at_r": "MAP@R"}
 INTERRUPTED = 130  # the exit code of shells for Ctrl-C
 
 
+def show_any_name() -> None:
+    """Let names of files that are not UTF-8 be printed, as `files.as_text` shows them.
+
+    A terminal whose encoding lacks a character would else end the command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
     """Show errors that a user can mend, or has caused, without a traceback."""
@@ -25,6 +35,11 @@ def clear_errors() -> Iterator[None]:
         raise click.ClickException(
             "There is not enough memory: use fewer or smaller images, a smaller "
             "batch, or leave the files on the disk with `--cache-gib 0`."
+        ) from error
+    except UnicodeEncodeError as error:  # such as of a folder that TensorFlow writes to
+        raise click.ClickException(
+            f"Expected a name in UTF-8. Received: {error.object!r}. Rename it, or "
+            "choose another."
         ) from error
     except (
         ImportError,

@@ -10,56 +10,19 @@ import os
 import numpy as np
 
 from keras_aploss.datasets.image_set import ImageSet
+from keras_aploss.datasets.labels import compose
+from keras_aploss.datasets.walk import (
+    EXTENSIONS,
+    divide_by_format,
+    label_in,
+    litter_reason,
+    walk_images,
+)
 from keras_aploss.images import ImageFiles, SkippedImage, find_unreadable
 
-_EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png")
-# Images that are not decoded here: listed as skipped, so that nobody misses them.
-_OTHER_EXTENSIONS = (
-    *(".apng", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".tif", ".tiff"),
-    *(".ico", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".webp"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
-)
 _NAMED_CLASSES = 20  # of those with one image, in a warning
 
 _logger = logging.getLogger(__name__)
-
-
-def walk_images(folder):
-    """List images below a folder, of other formats too; links are followed once."""
-    found, visited = [], {os.path.realpath(os.path.dirname(folder))}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(parent))
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if not name.startswith(".")
-            and os.path.realpath(os.path.join(parent, name)) not in visited
-        ]
-        found += [os.path.join(parent, name) for name in names if is_image_name(name)]
-    return sorted(found)
-
-
-def is_image_name(name):
-    """Whether a file that is not hidden has the extension of an image of any format."""
-    extensions = _EXTENSIONS + _OTHER_EXTENSIONS
-    return not name.startswith(".") and name.lower().endswith(extensions)
-
-
-def label_in(root: str, path: str) -> str:
-    """The label of an image: the sub-folder of the root, or nothing."""
-    first, _, rest = os.path.relpath(path, root).partition(os.sep)
-    return first if rest else ""
-
-
-def divide_by_format(rows):
-    """Divide (path, class) rows into those of a format that is read, and the others."""
-    read = [row for row in rows if row[0].lower().endswith(_EXTENSIONS)]
-    others = sorted({path for path, _ in rows} - {path for path, _ in read})
-    reason = "its format, {}, is not read; convert it to JPEG or PNG"
-    return read, [
-        SkippedImage(path, reason.format(os.path.splitext(path)[1].lower()))
-        for path in others
-    ]
 
 
 def _warn_of_single_images(labels, class_names):
@@ -102,10 +65,11 @@ def image_folder(
 
     Images may lie deeper inside a class. They are known by their extension: bmp, gif,
     jfif, jpe, jpeg, jpg or png, in upper or lower case. Hidden files and files that are
-    no images are ignored, links are followed, and the order is that of the sorted
-    names. Every image is checked in full: the bad ones are in `skipped`, as are those
-    of formats that are not read, by their extension (webp, heic, avif, tif and
-    others), and classes that are left with no image.
+    no images are ignored, links are followed once to each place, and the order is that
+    of the sorted names. Every image is checked in full: the bad ones are in `skipped`,
+    as are those of formats that are not read, by their extension (webp, heic, avif, tif
+    and others), folders that cannot be opened, those that systems and photo software
+    fill with thumbnails (such as `@eaDir`), and classes that are left with no image.
 
     A class that is left with one image stays: as a query that image has no relevant one
     and no average precision, and in the database it is a distractor. A warning of the
@@ -142,29 +106,28 @@ def image_folder(
     classes = [
         entry.name
         for entry in os.scandir(path)
-        if entry.is_dir() and not entry.name.startswith(".")
+        if entry.is_dir()
+        and not entry.name.startswith(".")
+        and not litter_reason(entry.name)
     ]
     if not classes:
         raise ValueError(
             f"{expected} has no sub-folder. Sort its images by class into sub-folders, "
             "or list them with their labels in a file for `image_manifest`."
         )
-    rows = [
-        (file, name)
-        for name in sorted(classes)
-        for file in walk_images(os.path.join(path, name))
-    ]
-    rows, others = divide_by_format(rows)
+    found = walk_images(path)
+    rows = [(file, label_in(path, file)) for file in found.paths]
+    rows, others = divide_by_format([row for row in rows if row[1]])
     if not rows:
         advice = f" Convert the {len(others)} of other formats." if others else ""
         raise ValueError(
             f"{expected} has {len(classes)} sub-folders without any image. Images are "
-            f"known by their extension: {', '.join(_EXTENSIONS)}.{advice}"
+            f"known by their extension: {', '.join(EXTENSIONS)}.{advice}"
         )
     rows, skipped = readable_rows(rows, {"workers": workers, "verbose": verbose})
-    skipped += others
+    skipped += others + found.skipped
     class_names = sorted({name for _, name in rows})
-    for name in sorted(set(classes) - set(class_names)):
+    for name in sorted(n for n in classes if compose(n) not in class_names):
         _logger.warning("Class %r has no readable image and is left out.", name)
         reason = "the class has no readable image"
         skipped.append(SkippedImage(os.path.join(path, name), reason))

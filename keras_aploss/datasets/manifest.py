@@ -5,6 +5,7 @@ the database, and some belong to no class: distractors. A table says all that wi
 moving a file.
 """
 
+import collections
 import logging
 import os
 import pathlib
@@ -14,7 +15,14 @@ import numpy as np
 
 from keras_aploss.datasets.folder import readable_rows
 from keras_aploss.datasets.image_set import ImageSet
-from keras_aploss.images import ImageFiles
+from keras_aploss.datasets.labels import (
+    compose,
+    is_distractor,
+    number_labels,
+    tidy_label,
+)
+from keras_aploss.datasets.lists import find_listed
+from keras_aploss.images import ImageFiles, SkippedImage
 from keras_aploss.tables import read_table, write_table
 
 _FLAGS = {
@@ -26,18 +34,58 @@ _FLAGS = {
 _logger = logging.getLogger(__name__)
 
 
-def _read_csv(csv_path):
-    """Read the rows of a manifest as dictionaries without missing cells."""
+def _read_csv(csv_path, folder):
+    """Read the rows of a manifest as dictionaries, with the path of each file."""
+    expected = f"Expected a CSV file in UTF-8. Received: csv_path={str(csv_path)!r},"
     table = []
-    for line, cells in read_table(csv_path, ["path", "label"], short_lines=True):
+    for line, cells in read_table(
+        csv_path, ["path", "label"], short_lines=True, verbatim=["path"]
+    ):
+        for name in {"label", "split"} & set(cells):
+            cells[name] = tidy_label(cells[name])
         if mistake := _row_mistake(cells):
             raise ValueError(
-                f"Expected a CSV file in UTF-8. Received: csv_path={str(csv_path)!r}, "
-                f"with {mistake} in line {line}. Mend that line."
+                f"{expected} with {mistake} in line {line}. Mend that line."
             )
-        title = cells.get("class_name", cells["label"])
-        table.append({**cells, "class_name": title, "sets": _row_sets(cells)})
+        path = find_listed(folder, cells["path"], csv_path)
+        title = compose(cells.get("class_name", cells["label"]))
+        named = {"path": path, "class_name": title, "line": line}
+        table.append({**cells, **named, "sets": _row_sets(cells)})
+    if not table:
+        raise ValueError(
+            f"Expected a line per image. Received: csv_path={str(csv_path)!r}, which "
+            "has none after its header. Add them."
+        )
     return table
+
+
+def _without_repeated(table, csv_path):
+    """Leave a file out of a set that an earlier line has put it into.
+
+    It would find itself, and no ranking may count that.
+
+    Returns:
+        The rows with the sets that are left of each, and the repeated files by set.
+    """
+    first, seen, repeated = {}, {}, collections.defaultdict(list)
+    for row in table:
+        file = os.path.normpath(row["path"])
+        label, line = first.setdefault(file, (row["label"], row["line"]))
+        if label != row["label"]:
+            raise ValueError(
+                f"Expected one label per file. Received: csv_path={str(csv_path)!r}, "
+                f"with {row['path']!r} under {label!r} in line {line} and under "
+                f"{row['label']!r} in line {row['line']}. Remove one of them."
+            )
+        for name in row["sets"]:
+            earlier = seen.setdefault((file, name), row["line"])
+            if earlier != row["line"]:
+                reason = (
+                    f"line {row['line']}, which lists it again after line {earlier}"
+                )
+                repeated[name].append(SkippedImage(row["path"], reason))
+        row["sets"] = [n for n in row["sets"] if seen[file, n] == row["line"]]
+    return [row for row in table if row["sets"]], repeated
 
 
 def _row_mistake(cells):
@@ -48,7 +96,7 @@ def _row_mistake(cells):
     needed = ["path", "label", "class_name"]
     # What a row that is a query or of the database says of its split is not used.
     needed += [] if _row_flags(cells) else ["split"]
-    empty = [name for name in needed if not cells.get(name, "-")]
+    empty = [name for name in needed if not cells.get(name, "-").strip()]
     return f"no {empty[0]}" if empty else None
 
 
@@ -63,36 +111,11 @@ def _row_sets(cells):
     return _row_flags(cells) or [cells.get("split", "all")]
 
 
-def _is_distractor(label):
-    try:
-        return int(label) < 0
-    except ValueError:
-        return False
-
-
-def _number_labels(labels):
-    """Number the distinct labels: integers in their order, other texts as texts.
-
-    Integers below 0 mark distractors, which are of no class: they become -1.
-
-    Returns:
-        A dictionary from the labels to the numbers, the classes in their order.
-    """
-    distractors = {label for label in labels if _is_distractor(label)}
-    classes = set(labels) - distractors
-    try:
-        ordered = sorted(classes, key=lambda label: (int(label), label))
-    except ValueError:
-        ordered = sorted(classes)
-    numbers = {label: number for number, label in enumerate(ordered)}
-    return {**numbers, **dict.fromkeys(distractors, -1)}
-
-
 def _class_titles(table):
     """Match each label to its one class name."""
     titles = {}
     for row in table:
-        if _is_distractor(row["label"]):
+        if is_distractor(row["label"]):
             continue
         title = titles.setdefault(row["label"], row["class_name"])
         if title != row["class_name"]:
@@ -117,9 +140,12 @@ def image_manifest(
 
     Its columns, of which the last four may be missing; others are ignored:
 
-    * `path`: the image file.
+    * `path`: the image file. It has one label; a file that a set has already, from an
+      earlier line, is left out and listed in `skipped`.
     * `label`: the class, any text. An integer below 0 marks a distractor: an image of
-      no class, with label -1, that is never a query nor relevant.
+      no class, with label -1, that is never a query nor relevant. Whole numbers may be
+      written as floats: `3.0` is the class 3, `-1.0` a distractor. `nan`, `none` and
+      `null` are no labels, but an error.
     * `class_name`: a title for the label; by default the label itself.
     * `split`: the set that the image goes into, such as train or test.
     * `query` and `database`: 1, true or yes; or 0, false, no or nothing. Where one of
@@ -159,30 +185,21 @@ def image_manifest(
     """
     csv_path = pathlib.Path(csv_path)
     folder = os.fspath(csv_path.parent if root is None else root)
-    table = _read_csv(csv_path)
-    if not table:
-        raise ValueError(
-            f"Expected a line per image. Received: csv_path={str(csv_path)!r}, which "
-            "has none after its header. Add them."
-        )
+    table, repeated = _without_repeated(_read_csv(csv_path, folder), csv_path)
     titles = _class_titles(table)
-
-    def file(row):
-        return os.path.join(folder, row["path"])
-
-    rows = [(file(row), row) for row in table]
+    rows = [(row["path"], row) for row in table]
     rows, skipped = readable_rows(rows, {"workers": workers, "verbose": verbose})
-    numbers = _number_labels([row["label"] for _, row in rows])
+    numbers = number_labels([row["label"] for _, row in rows])
     for label in sorted(set(titles) - set(numbers)):
         _logger.warning("Label %r has no readable image and is left out.", label)
     class_names = [titles[label] for label in numbers if label in titles]
     sets = {}
     for name in sorted({name for row in table for name in row["sets"]}):
-        listed = {file(row) for row in table if name in row["sets"]}
+        listed = {row["path"] for row in table if name in row["sets"]}
         chosen = [(path, row) for path, row in rows if name in row["sets"]]
         labels = np.array([numbers[row["label"]] for _, row in chosen], "int64")
         images = ImageFiles([path for path, _ in chosen], image_size, crop=crop)
-        bad = [item for item in skipped if item.path in listed]
+        bad = [item for item in skipped if item.path in listed] + repeated[name]
         sets[name] = ImageSet(images, labels, class_names, bad)
     return sets
 

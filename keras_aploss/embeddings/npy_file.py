@@ -282,7 +282,7 @@ def begun_settings(path: str | os.PathLike) -> dict:
 def _cells(path, columns):
     """The cells of a list that is there and whole; else None."""
     try:
-        rows = [cells for _, cells in read_table(path, columns, exact=True)]
+        rows = [cells for _, cells in read_table(path, columns, verbatim=columns)]
     except (OSError, ValueError):
         return None
     return [tuple(cells[column] for column in columns) for cells in rows]

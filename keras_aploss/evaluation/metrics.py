@@ -301,8 +301,8 @@ def _check_ks(ks: Sequence[int]) -> np.ndarray:
         values = [0]
     if not all(1 <= k < 2**63 for k in values):
         raise ValueError(
-            "Expected `ks` to be a sequence of integers >= 1 and below 2**63. Received: "
-            f"ks={ks!r}."
+            "Expected `ks` to be a sequence of integers >= 1 and below 2**63. "
+            f"Received: ks={ks!r}."
         )
     return np.array(values, np.int64)
 

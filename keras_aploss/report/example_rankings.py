@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_aploss.evaluation import check_queries, top_k
+from keras_aploss.files import as_text
 from keras_aploss.report.rankings import Ranking
 
 
@@ -132,11 +133,13 @@ def rank_queries(
 def class_name(label: int, class_names: Sequence[str] | None) -> str:
     """Name a label; without names, or for a distractor, by its number.
 
+    The name can be shown and written anywhere, see `as_text`.
+
     >>> class_name(1, ["bridge", "tower"]), class_name(1, None), class_name(-1, ["a"])
     ('tower', '1', '-1')
     """
     known = class_names is not None and 0 <= label < len(class_names)
-    return str(class_names[label]) if known else str(label)
+    return as_text(str(class_names[label]) if known else str(label))
 
 
 def spread(values: np.ndarray, count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
+from keras_aploss.files import as_text
 from keras_aploss.report import describe_classes
 from keras_aploss.runs.settings import RunSettings
 
@@ -56,7 +57,7 @@ def model_card(
         "Use": _use(name),
     }
     text = "".join(f"\n## {title}\n\n{body}\n" for title, body in sections.items())
-    return (
+    return as_text(
         f"# {name}\n\nMaps images to embeddings of unit length, whose dot product is "
         "their similarity.\nExported by `keras-aploss` with TensorFlow "
         f"{tf.__version__} and Keras {keras.__version__}.\n{text}"

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from typing import Any
 
 AT_LEAST_1 = "at least 1", lambda value: value >= 1
@@ -176,7 +177,8 @@ class RunSettings:
         """
         path = pathlib.Path(self.data)
         stem = path.stem if path.suffix.lower() == ".csv" else path.resolve().name
-        return self.name or stem or "model"
+        # TensorFlow writes models to paths in UTF-8 only.
+        return self.name or re.sub("[\ud800-\udfff]+", "-", stem) or "model"
 
     def replace(self, *, batch_size: int = 0, **values: Any) -> "RunSettings":
         """Return these settings with other values.

@@ -123,7 +123,7 @@ def read_split(path: str | os.PathLike) -> list[ListedImage]:
     """
     fields, advice = ListedImage._fields, "Restore the file, or begin a new run."
     listed = []
-    for line, cells in read_table(path, fields, exact=True, advice=advice):
+    for line, cells in read_table(path, fields, verbatim=fields, advice=advice):
         label = cells["label"]
         if not label.removeprefix("-").isdecimal():
             raise ValueError(

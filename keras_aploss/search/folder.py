@@ -15,12 +15,11 @@ Dimension key: N images, B images per batch, D units.
 
 import logging
 import os
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
 
-from keras_aploss.datasets import divide_by_format, is_image_name, label_in
+from keras_aploss.datasets import divide_by_format, is_below, label_in, walk_images
 from keras_aploss.embeddings import embed
 from keras_aploss.images import (
     ImageFiles,
@@ -131,9 +130,9 @@ def index_folder(
     gone = [
         path
         for path in there
-        if _is_below(path, root)
+        if is_below(path, root)
         and path not in kept
-        and not any(path == other or _is_below(path, other) for other in unseen)
+        and not any(path == other or is_below(path, other) for other in unseen)
     ]
     index.delete(gone)
     index.flush()
@@ -157,20 +156,14 @@ def _look_through(root, workers, verbose):
             f"Expected a folder of images. Received: {root!r}, which is none. Check "
             "its spelling."
         )
-    skipped, unseen, paths = [], [], []
-
-    def note(error):
-        skipped.append(_unopened(error))
-        unseen.append(error.filename)
-
-    for path, reason in _walk(root, note):
-        if reason is None:
-            paths.append(path)
-        else:
-            skipped.append(SkippedImage(path, reason))
-    rows, others = divide_by_format([(path, "") for path in sorted(paths)])
+    paths, skipped, unseen = walk_images(root, within=True)
+    reason = "its name is not UTF-8; rename it"
+    skipped += [SkippedImage(path, reason) for path in paths if not _is_text(path)]
+    rows, others = divide_by_format([(path, "") for path in paths if _is_text(path)])
     if not rows:
-        advice = f" Convert the {len(others)} of other formats." if others else ""
+        advice = "".join(
+            f" Left out: {path!r}: {reason}." for path, reason in (others + skipped)[:1]
+        )
         raise ValueError(
             f"Expected a folder with images. Received: {root!r}, which has none. "
             f"Nothing was deleted from the index.{advice}"
@@ -185,39 +178,6 @@ def _look_through(root, workers, verbose):
         if not isinstance(hash_, FileNotFoundError):
             unseen.append(path)
     return hashes, skipped + others, unseen
-
-
-def _walk(root, note) -> Iterator[tuple[str, str | None]]:
-    """Yield images of any format, each with the reason to leave it out, or None."""
-    real_root = os.path.realpath(root)
-    visited = set()
-    for parent, folders, names in os.walk(root, followlinks=True, onerror=note):
-        visited.add(os.path.realpath(parent))
-        inside = []
-        for name in sorted(folders):
-            path = os.path.join(parent, name)
-            real = os.path.realpath(path)
-            if name.startswith(".") or real in visited:
-                continue
-            if not _is_below(real, real_root):
-                yield path, "it is a link out of the folder"
-                continue
-            inside.append(name)
-        folders[:] = inside
-        for name in names:
-            if not is_image_name(name):
-                continue
-            path = os.path.join(parent, name)
-            if not _is_below(os.path.realpath(path), real_root):
-                yield path, "it is a link out of the folder"
-            elif not _is_text(path):
-                yield path, "its name is not UTF-8; rename it"
-            else:
-                yield path, None
-
-
-def _is_below(path, folder):
-    return path.startswith(os.path.join(folder, ""))
 
 
 def _is_text(path):
