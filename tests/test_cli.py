@@ -520,3 +520,33 @@ def test_a_strategy_of_another_backend_is_explained(tmp_path, monkeypatch):
     assert "KERAS_BACKEND=jax. Set it" in output
     assert "Traceback" not in output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_names_that_are_not_utf8_are_trained_on_and_listed(tmp_path):
+    folder = os.fsencode(tmp_path / "photos")
+    names = [
+        f"{bird}/{n}.png" for bird in ("jay", "owl", "tern", "wren") for n in "123"
+    ]
+    write_photos(tmp_path / "photos", names)
+    for bird in (b"owl", b"wren"):
+        os.rename(os.path.join(folder, bird), os.path.join(folder, bird + b"\xe9"))
+    with open(os.path.join(folder, b"jay", b"bad\xe9.jpg"), "wb") as file:
+        file.write(b"no image")
+    run, models = tmp_path / "run", tmp_path / "models"
+    options = {"data": tmp_path / "photos", "image_size": 16, "units": 8, "epochs": 1}
+    options |= {"classes_per_batch": 2, "images_per_class": 2, "steps_per_epoch": 1}
+    options |= {"test_fraction": 0.5}
+    flags = [text for item in options.items() for text in as_option(*item)]
+    succeed("train", "--run-dir", run, "--export-to", models, *flags)
+    assert b"jay/bad\xe9.jpg" in (run / "skipped.csv").read_bytes()
+    metadata = (run / "tensorboard" / "retrieval" / "metadata.tsv").read_text("utf-8")
+    page = (run / "evaluation" / "index.html").read_text("utf-8")
+    listed = (run / "split.csv").read_bytes()
+    for bird in ("owl", "wren"):
+        assert rf"{bird}\udce9" in metadata + page
+        assert bird.encode() + b"\xe9/1.png" in listed
+    succeed("evaluate", run)
+    out = tmp_path / "embeddings.npy"
+    succeed("extract", run, tmp_path / "photos", "--output", out)
+    assert b"owl\xe9/1.png" in pathlib.Path(f"{out}.csv").read_bytes()
