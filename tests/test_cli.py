@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from command_line import fail, invoke, start, succeed, wait_until
+from command_line import fail, invoke, start, succeed, wait_until, write_photos
 from html_page import parse, table_rows
 from PIL import Image
 from run_folder import assert_same_weights, history

@@ -19,6 +19,11 @@ from keras_aploss.cli.output import as_command, clear_errors, print_metrics
 @click.option("--split", help="Split to evaluate; by default the test set.")
 @image_size_option
 @click.option(
+    "--keep-duplicates",
+    is_flag=True,
+    help="Keep files of the same contents, which are listed and left out else.",
+)
+@click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     help="Write a page (`index.html`) with curves, classes and the best and worst "
@@ -26,7 +31,9 @@ from keras_aploss.cli.output import as_command, clear_errors, print_metrics
 )
 @benchmark_options
 @click.pass_context
-def evaluate(context, model, data, split, image_size, report, **options):
+def evaluate(
+    context, model, data, split, image_size, keep_duplicates, report, **options
+):
     """Compute exact retrieval metrics of MODEL on a set of images.
 
     MODEL is a run folder, a `.keras` or `.pt` file, or a version of a SavedModel.
@@ -69,7 +76,9 @@ def evaluate(context, model, data, split, image_size, report, **options):
             )
         trained = open_model(model, image_size)
         verbose = int(sys.stdout.isatty())
-        chosen = read_evaluation_set(trained, data, split, verbose=verbose)
+        chosen = read_evaluation_set(
+            trained, data, split, keep_duplicates=keep_duplicates, verbose=verbose
+        )
         images, queries = chosen.images, chosen.queries
         evaluation = RetrievalEvaluation(images.images, images.labels, queries=queries)
         evaluation.set_model(trained.encoder)

@@ -16,6 +16,7 @@ from keras_aploss.datasets import (
     synthetic_landmarks,
 )
 from keras_aploss.images import ImageFiles, SkippedImage
+from keras_aploss.runs.duplicates import leave_out_duplicates
 from keras_aploss.runs.settings import RunSettings
 from keras_aploss.runs.split import (
     ListedImage,
@@ -234,6 +235,7 @@ def read_run_data(
     """
     sets = read_image_sets(settings, verbose=verbose)
     root = data_root(settings.data)
+    is_new = listed is None and settings.data != BUILT_IN
     if listed is None:
         train, test, queries = split_sets(sets, settings)
         trained = train.labels
@@ -242,12 +244,15 @@ def read_run_data(
         size = settings.image_size
         train, test, queries = listed_sets(listed, sets, root, size)
         trained = [row.label for row in listed if row.split == "train"]
+    if is_new:
+        hashes, copies = hash_sets({"train": train, "test": test}, verbose=verbose), []
+        if not settings.keep_duplicates:
+            test, queries, copies = leave_out_duplicates(train, test, queries, hashes)
+        listed = list_images(train, test, queries, root, hashes, copies)
     _check_training_set(train, settings)
     check_test_set(test, queries)
     seen = frozenset(np.intersect1d(trained, test.labels).tolist()) - {-1}
     _warn_of_seen_classes(test, seen)
-    if listed is None and settings.data != BUILT_IN:
-        listed = list_images(train, test, queries, root)
     # Both parts of one set share what was skipped in it.
     skipped = list(dict.fromkeys([*train.skipped, *test.skipped]))
     evaluation_crops = train.images

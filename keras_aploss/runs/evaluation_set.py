@@ -22,6 +22,7 @@ from keras_aploss.runs.data import (
     split_sets,
     warn_of_no_list,
 )
+from keras_aploss.runs.duplicates import leave_out_duplicates
 from keras_aploss.runs.trained import TrainedModel
 
 
@@ -35,6 +36,7 @@ class EvaluationSet(NamedTuple):
         seen: the labels of classes that the model was trained on; None: not known.
         is_own: whether they are of the data of its run. Of other data it is only known
             which images were trained on.
+        is_listed: whether they are those of the list of the run.
     """
 
     images: ImageSet
@@ -42,6 +44,7 @@ class EvaluationSet(NamedTuple):
     title: str
     seen: frozenset[int] | None
     is_own: bool
+    is_listed: bool = False
 
     def num_seen(self, precision: np.ndarray) -> int | None:
         """How many of the classes that have a query were trained on, if it is known.
@@ -86,6 +89,7 @@ def read_evaluation_set(
     data: str | None = None,
     split: str | None = None,
     *,
+    keep_duplicates: bool = False,
     verbose: int = 0,
 ) -> EvaluationSet:
     """Read the images to evaluate a trained model on.
@@ -96,6 +100,8 @@ def read_evaluation_set(
             that of the run, wherever it lies now, its test set is taken, as it was
             when the run began.
         split: the split to evaluate; None: the test set, see `choose_test_set`.
+        keep_duplicates: keep files of the same contents, which are left out else;
+            what the list of a run holds is kept in any case.
         verbose: 1 shows progress bars.
 
     Raises:
@@ -130,6 +136,12 @@ def read_evaluation_set(
             )
         title = f"all of {name}" if "all" in sets else f"the test set of {name}"
         chosen = EvaluationSet(*found, title, known.seen, known.is_own)
+    if not (keep_duplicates or settings.data == BUILT_IN or chosen.is_listed):
+        hashes = run_split.hash_sets({"chosen": chosen.images}, verbose=verbose)
+        images, queries, _ = leave_out_duplicates(
+            None, chosen.images, chosen.queries, hashes
+        )
+        chosen = chosen._replace(images=images, queries=queries)
     check_test_set(chosen.images, chosen.queries)
     return chosen
 
@@ -181,7 +193,8 @@ def _listed_test_set(known, settings, sets, name):
     size = settings.image_size
     _, images, queries = run_split.listed_sets(listed, sets, root, size)
     seen = frozenset(row.label for row in listed if row.split == "train")
-    return EvaluationSet(images, queries, f"the test set of {name}", seen, True)
+    title = f"the test set of {name}"
+    return EvaluationSet(images, queries, title, seen, True, is_listed=True)
 
 
 def _same_path(path, other):

@@ -75,6 +75,11 @@ class RunSettings:
         "Fraction of the classes held out as the test set, if the data define none.",
         BELOW_1,
     )
+    keep_duplicates: bool = _field(
+        False,
+        "Keep files of the same contents in the test set. By default they are listed "
+        "and left out: each would find its copy, whatever the model.",
+    )
     num_landmarks: int = _field(
         200, "Built-in data set: number of training classes.", AT_LEAST_2
     )

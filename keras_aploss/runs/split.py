@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_aploss.datasets import ImageSet
-from keras_aploss.images import ImageFiles, hash_files
+from keras_aploss.images import ImageFiles, SkippedImage, hash_files
 from keras_aploss.report import class_name
 from keras_aploss.tables import read_table, write_table
 
@@ -31,7 +31,8 @@ class ListedImage(NamedTuple):
     """A line of `split.csv`.
 
     Attributes:
-        split: `"train"`, `"test"`, `"query"` or `"gallery"`.
+        split: `"train"`, `"test"`, `"query"` or `"gallery"`; `"copy"`: left out of the
+            test set, see `leave_out_duplicates`.
         label: number of the class; -1 marks a distractor.
         class_name: its name.
         path: relative to the folder of the data, if it lies there.
@@ -76,7 +77,12 @@ def hash_sets(sets: Mapping[str, ImageSet], *, verbose: int = 0) -> dict[str, st
 
 
 def list_images(
-    train: ImageSet, test: ImageSet, queries: np.ndarray | None, root: str
+    train: ImageSet,
+    test: ImageSet,
+    queries: np.ndarray | None,
+    root: str,
+    hashes: Mapping[str, str],
+    copies: Sequence[tuple[str, int]] = (),
 ) -> list[ListedImage]:
     """List the image files of a run.
 
@@ -86,8 +92,9 @@ def list_images(
         queries: the number of each query, the first images of the test set; None: all
             images are queries.
         root: the folder that paths are relative to.
+        hashes: those of their files, see `hash_sets`.
+        copies: the path and label of images that are left out of the test set.
     """
-    hashes = hash_sets({"train": train, "test": test})
     splits = ["train"] * len(train.labels)
     num_queries = 0 if queries is None else len(queries)
     splits += ["query"] * num_queries
@@ -98,6 +105,8 @@ def list_images(
         for one in (train, test)
         for label, path in zip(one.labels.tolist(), one.images.paths, strict=True)
     ]
+    splits += ["copy"] * len(copies)
+    images += [(label, path) for path, label in copies]
     return [
         ListedImage(
             split,
@@ -155,6 +164,11 @@ def listed_sets(
     """
     there = {path for one in sets.values() for path in one.images.paths}
     skipped = list(dict.fromkeys(s for one in sets.values() for s in one.skipped))
+    skipped += [
+        SkippedImage(os.path.join(root, row.path), "it is a copy of another file")
+        for row in listed
+        if row.split == "copy"
+    ]
     names = _class_names(listed)
 
     def part(*splits):
@@ -212,6 +226,8 @@ def _places(sets):
 
 
 def _is_in_place(row, places):
+    if row.split == "copy":  # of any split
+        return row.class_name in {name for _, name in places}
     return bool({("all", row.class_name), (row.split, row.class_name)} & places)
 
 
