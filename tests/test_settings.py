@@ -136,6 +136,7 @@ def test_every_setting_has_a_help_text_and_a_plain_type():
         ("/data/photos.v2/", "photos.v2"),
         ("/data/list.csv", "list"),
         ("/", "model"),
+        ("/data/ph\udcf6tos", "ph-tos"),  # its name is not UTF-8
     ],
 )
 def test_the_model_is_named_after_its_data(data, name):
