@@ -189,7 +189,7 @@ def run(tmp_path_factory):
         keras.callbacks.TensorBoard(log_dir),
         RetrievalTensorBoard(
             log_dir, evaluation, num_queries=3, num_results=4,
-            class_names=[f"class\t{label}" for label in range(CLASSES)],
+            class_names=[f"class\t{label}\udce9" for label in range(CLASSES)],
         ),
     ]  # fmt: skip
     train(model, callbacks, epochs=3)
@@ -268,7 +268,7 @@ def test_projector_files_fit_together(run):
             header, *rows = csv.reader(file, delimiter="\t")
         assert header == ["class", "label", "AP"]
         assert len(rows) == len(tensors)
-        assert rows[0][:2] == ["class 0", "0"]
+        assert rows[0][:2] == [r"class 0\udce9", "0"]  # a name that is not UTF-8
         assert rows[-1] == ["-1", "-1", ""]
         width, height = embedding.sprite.single_image_dim
         with Image.open(directory / embedding.sprite.image_path) as sprite:

@@ -29,6 +29,11 @@ def test_a_run_is_described(finished_run, tiny_settings):
     assert RunSettings(**settings) == tiny_settings
 
 
+def test_a_name_that_is_not_utf8_can_be_written():
+    card = model_card("tiny", settings=RunSettings(data="/data/ph\udcf6tos"), **GIVEN)
+    assert r"`ph\udcf6tos`: your own" in card.encode().decode()
+
+
 def test_what_is_not_known_is_not_invented(tmp_path):
     card = model_card("tiny", **GIVEN)
     assert card.count("Not known") == 2

@@ -1,6 +1,7 @@
 """The command line: options, messages, exit codes, Ctrl-C and kills."""
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ from PIL import Image
 from run_folder import assert_same_weights, history
 
 from keras_aploss import RunSettings, cli, runs
+from keras_aploss.cli.output import print_skipped, show_any_name
 from keras_aploss.images import ImageFiles
 from keras_aploss.runs import RunReport
 from keras_aploss.runs.checkpoint import load_model
@@ -307,6 +309,7 @@ def test_wrong_models_are_explained(finished_run, tmp_path):
         tf.errors.ResourceExhaustedError(None, None, "OOM\n\tin a node"),
         RuntimeError("Expected Keras to run on TensorFlow"),
         MemoryError(),
+        UnicodeEncodeError("utf-8", "r\udce9n", 1, 2, "surrogates not allowed"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -318,6 +321,16 @@ def test_trouble_from_the_depths_is_a_sentence(monkeypatch, tmp_path, error):
     monkeypatch.chdir(tmp_path)
     message = fail("train")
     assert len(message.splitlines()) == 1
+
+
+def test_names_that_are_not_utf8_are_printed(monkeypatch):
+    for name in ("stdout", "stderr"):
+        stream = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict")
+        monkeypatch.setattr(sys, name, stream)
+    show_any_name()
+    print_skipped("list.csv", [("caf\udce9.jpg", "it is damaged")])
+    sys.stdout.flush()
+    assert rb"  caf\udce9.jpg: it is damaged" in sys.stdout.buffer.getvalue()
 
 
 def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch, tmp_path):

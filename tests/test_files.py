@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from keras_aploss import files
-from keras_aploss.files import locked, replaced, replaced_path
+from keras_aploss.files import as_text, locked, replaced, replaced_path
 
 on_posix = pytest.mark.skipif(os.name != "posix", reason="Linux and macOS")
 
@@ -49,6 +49,13 @@ with locked(sys.argv[1]):
     print("begun", flush=True)
     time.sleep(60)
 """
+
+
+def test_a_name_can_be_shown_whatever_its_bytes_are():
+    names = [b"caf\xe9.jpg", b"\xff\xfe", "é城".encode(), b"plain"]
+    texts = [as_text(os.fsdecode(name)) for name in names]
+    assert texts == [r"caf\udce9.jpg", r"\udcff\udcfe", "é城", "plain"]
+    assert as_text("a\ud800b") == r"a\ud800b"  # as a name of Windows may hold it
 
 
 def test_the_new_file_is_there_when_it_is_whole(path):

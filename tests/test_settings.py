@@ -57,7 +57,7 @@ def test_a_batch_that_no_step_can_hold_is_refused_at_once(size):
     with pytest.raises(ValueError, match=r"at most 1,048,576 images.*10,000,000,0"):
         RunSettings().replace(batch_size=size)
     with pytest.raises(ValueError, match="at most 1,048,576 images"):
-        RunSettings(classes_per_batch=size)
+        RunSettings(classes_per_batch=2**30)
     assert RunSettings().replace(batch_size=2**20).batch_size == 2**20
 
 
@@ -136,6 +136,7 @@ def test_every_setting_has_a_help_text_and_a_plain_type():
         ("/data/photos.v2/", "photos.v2"),
         ("/data/list.csv", "list"),
         ("/", "model"),
+        ("/data/ph\udcf6tos", "ph-tos"),  # its name is not UTF-8
     ],
 )
 def test_the_model_is_named_after_its_data(data, name):

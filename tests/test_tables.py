@@ -69,7 +69,7 @@ def test_short_lines_where_they_are_allowed(tmp_path):
 
 def test_what_is_written_is_read_again_exactly(tmp_path):
     path = tmp_path / "a.csv"
-    names = [" a ", "é,\n", '"', "", os.fsdecode(b"caf\xe9")]
+    names = [" a ", "é,\n", "a\rb", '"', "", os.fsdecode(b"caf\xe9")]
     write_table(path, ["path", "other"], [(name, 1) for name in names])
     assert b"caf\xe9" in path.read_bytes()
     assert [row["path"] for row in cells(path, verbatim=["path"])] == names

@@ -100,7 +100,8 @@ def _warn_of_copies_in_training(train, hashes):
     if groups:
         logger.warning(
             "%d training images are copies of others, such as %r of %r.",
-            sum(len(same) - 1 for same in groups), *(paths[i] for i in groups[0][1::-1]),
+            sum(len(same) - 1 for same in groups),
+            *(paths[i] for i in groups[0][1::-1]),
         )  # fmt: skip
     torn = [same for same in groups if len(set(labels[same].tolist())) > 1]
     if torn:
