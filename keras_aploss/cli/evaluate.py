@@ -90,14 +90,7 @@ def evaluate(
         precision = snapshot.result.average_precision
         written = []
         if report:
-            facts = {
-                "Model": str(model),
-                "Training": trained.state or "not known",
-                "Data": data or trained.settings.data,
-                "Split": chosen.title,
-                "Image size": trained.settings.image_size,
-                "Command": as_command(context),
-            }
+            facts = _facts(context, trained, chosen)
             written = write_evaluation(
                 report, images, snapshot, results=results, queries=queries,
                 num_seen=chosen.num_seen(precision), facts=facts, training=trained.run,
@@ -105,6 +98,18 @@ def evaluate(
     metrics = {name: result.metrics for name, result in results.items()}
     print_metrics(metrics, f"Exact metrics on {chosen.heading(precision)}")
     _print_files(images.skipped, written)
+
+
+def _facts(context, trained, chosen):
+    """What the figures of a page are of."""
+    return {
+        "Model": str(context.params["model"]),
+        "Training": trained.state or "not known",
+        "Data": context.params["data"] or trained.settings.data,
+        "Split": chosen.title,
+        "Image size": trained.settings.image_size,
+        "Command": as_command(context),
+    }
 
 
 def _print_files(skipped, written):
