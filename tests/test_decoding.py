@@ -8,10 +8,11 @@ import PIL.ImageOps
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings, strategies as st
-from image_bytes import encode
+from image_bytes import encode, jpeg_of_scans
 
 from keras_aploss.images import decode_image
 from keras_aploss.images.decoding import _turn_upright
+from keras_aploss.images.limits import MAX_SCANS
 
 HEIGHT, WIDTH = 37, 53
 
@@ -343,6 +344,31 @@ def enlarge(name, position, pattern, height, width):
 def test_enormous_and_empty_images_are_refused_by_their_header(contents):
     with pytest.raises(tf.errors.InvalidArgumentError, match="header that declares"):
         decode(contents)
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
+    assert_same_pixels(jpeg_of_scans(MAX_SCANS))
+    many = jpeg_of_scans(MAX_SCANS + 1)
+    broken = many[:-2] + b"\xff\xda\0"  # it would be refused for that, if decoded
+    for contents in (many, many * 20, broken):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="at most 500 scans"):
+            decode(contents)
+
+
+def test_scans_are_counted_where_pixels_are_not_progressive_too():
+    """A scan for each colour in turn: the decoder reads all there are."""
+    contents = encode(photo(), "JPEG")
+    start = contents.index(b"\xff\xda")
+    one = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
+    repeated = contents[:start] + (one + bytes(40)) * (MAX_SCANS + 1) + b"\xff\xd9"
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 500 scans"):
+        decode(repeated)
+
+
+def test_what_looks_like_a_scan_within_other_data_is_none():
+    contents = with_segments((0xE2, b"\xff\xda\x0c" * 20_000))
+    assert_same_pixels(contents)
+    assert_same_pixels(contents + b"\xff\xda" * 10_000)  # a film behind the photo
 
 
 @pytest.mark.parametrize("name", ["TIFF", "WEBP", "PPM"])

@@ -20,7 +20,8 @@ WebP is refused: its operation is absent from older TensorFlow releases, where o
 unknown operation prevents the whole SavedModel from loading.
 
 The size of an image is read from its header and bounded *before* anything is
-decoded: 10 kB of PNG can declare a billion pixels.
+decoded: 10 kB of PNG can declare a billion pixels. So is the number of scans of a JPEG:
+each goes over all its pixels again, and takes few bytes.
 
 For small images, operations cost more than pixels: the executor of a graph visits the
 nodes of a branch that is not taken as well. So a JPEG without EXIF goes through no
@@ -47,7 +48,7 @@ from keras_aploss.images.headers import (
     integer,
     walk_gif_header,
 )
-from keras_aploss.images.limits import MAX_PIXELS
+from keras_aploss.images.limits import JPEG_SCAN, MAX_PIXELS, MAX_SCANS
 
 _TRACING = threading.Lock()
 _BMP_HEADER = 14 + 124  # the longest of its versions
@@ -69,7 +70,7 @@ def decode_image(contents, *, max_pixels=MAX_PIXELS):
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are no such image, are truncated,
-            or declare more than `max_pixels` pixels.
+            declare more than `max_pixels` pixels, or are a JPEG of over 500 scans.
 
     Example:
         >>> import tensorflow as tf
@@ -129,6 +130,19 @@ def _bounded(contents, height, width, max_pixels):
     )
 
 
+def _of_few_scans(contents):
+    # By one operation that is written for text: it looks at each byte once.
+    between_scans = tf.raw_ops.StringSplitV2(
+        input=[contents], sep=JPEG_SCAN, maxsplit=MAX_SCANS + 1
+    ).values
+    return _checked(
+        contents,
+        tf.size(between_scans) - 1 <= MAX_SCANS,
+        f"Expected a JPEG of at most {MAX_SCANS} scans. Received one of more, each "
+        "of which goes over all pixels again. Save it again as an ordinary JPEG.",
+    )
+
+
 def _starts_with(contents, signature):
     return tf.equal(tf.strings.substr(contents, 0, len(signature)), signature)
 
@@ -164,6 +178,7 @@ def _decode_jpeg(contents, max_pixels):
     # By the reader of the decoder: the very size that it is going to allocate.
     shape = tf.io.extract_jpeg_shape(contents, tf.int64)
     contents = _bounded(contents, shape[0], shape[1], max_pixels)
+    contents = _of_few_scans(contents)
     image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
     header = tf.strings.substr(contents, 0, MAX_EXIF_POSITION)
     return tf.cond(
