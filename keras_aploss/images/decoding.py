@@ -12,7 +12,7 @@ Formats, recognised by content and never by file name:
   (`INTEGER_ACCURATE`) gives the very pixels of Pillow; the default one is off by 6.
   CMYK is converted.
 * PNG with 1 to 16 bits, grey, colour or palette; transparency, be it a channel, in
-  the palette or one colour named so, over white.
+  the palette or one colour named so, over white. Turned upright as its chunk eXIf says.
 * GIF, its first frame, as stored.
 * BMP with 8 (palette), 24 or 32 bits, not compressed.
 
@@ -40,10 +40,12 @@ import tensorflow as tf
 from keras_aploss.images.headers import (
     EXIF,
     MAX_EXIF_POSITION,
+    PNG_EXIF,
     PNG_TRANSPARENCY,
     byte_values,
     exif_orientation,
     find_exif,
+    find_png_exif,
     has_transparent_colour,
     integer,
     walk_gif_header,
@@ -197,10 +199,12 @@ def _decode_jpeg(contents, max_pixels):
     ],
 )
 def _turn_upright(image, header):
-    """Undo the EXIF orientation: at most a transposition, then mirrors."""
+    """Undo the EXIF orientation of a JPEG: at most a transposition, then mirrors."""
     data = tf.io.decode_raw(header, tf.uint8)
-    orientation = exif_orientation(data, *find_exif(data))
+    return _turn(image, exif_orientation(data, *find_exif(data)))
 
+
+def _turn(image, orientation):
     def turn():
         turned = tf.cond(
             orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image
@@ -246,7 +250,12 @@ def _decode_png(contents, max_pixels):
         blended = colour * alpha + 255 * (255 - alpha)
         return tf.cast((blended + 127) // 255, tf.uint8)
 
-    return tf.cond(tf.shape(image)[2] == 4, over_white, lambda: image)
+    image = tf.cond(tf.shape(image)[2] == 4, over_white, lambda: image)
+    return tf.cond(
+        _contains(contents, PNG_EXIF),
+        lambda: _turn(image, exif_orientation(data, *find_png_exif(data))),
+        lambda: image,
+    )
 
 
 @_seldom
