@@ -29,3 +29,11 @@ def write_photos(folder):
         contents = encode(photo(40 + 8 * index, seed=index), format_name)
         (folder / name).write_bytes(contents)
     return [folder / name for name in names]
+
+
+def jpeg_of_scans(scans):
+    """A progressive JPEG whose last scan, with its table, comes again and again."""
+    contents = encode(photo(), "JPEG", progressive=True)
+    last = contents.rindex(b"\xff\xc4", 0, contents.rindex(b"\xff\xda"))
+    more = scans - contents.count(b"\xff\xda")
+    return contents[:-2] + contents[last:-2] * more + contents[-2:]

@@ -5,13 +5,15 @@ import zlib
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import PIL.PngImagePlugin
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings, strategies as st
-from image_bytes import encode
+from image_bytes import encode, jpeg_of_scans
 
 from keras_aploss.images import decode_image
 from keras_aploss.images.decoding import _turn_upright
+from keras_aploss.images.limits import MAX_SCANS
 
 HEIGHT, WIDTH = 37, 53
 
@@ -193,6 +195,56 @@ def test_exif_orientation_is_undone_as_by_pillow(orientation, order):
     ) + (3,)
 
 
+def with_chunk(body, before=b"IDAT"):
+    """A PNG with a chunk eXIf before its pixels, or its end."""
+    contents = encode(photo(), "PNG", compress_level=1)
+    start = contents.index(before) - 4
+    return contents[:start] + png_chunk(b"eXIf", body) + contents[start:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_a_png_is_undone_as_by_pillow(orientation):
+    upright = by_pillow(encode(photo(), "PNG"))
+    for order, prefix, before in [
+        ("<", b"", b"IDAT"), (">", b"", b"IEND"), (">", b"Exif\0\0", b"IDAT"),
+    ]:  # fmt: skip
+        contents = with_chunk(prefix + tiff_block(orientation, order), before)
+        assert_same_pixels(contents)
+        assert (orientation == 1) == np.array_equal(decode(contents), upright)
+
+
+def test_a_transparent_png_is_turned_and_set_on_white():
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 8
+    for picture in (photo().convert("RGBA"), photo().quantize(16)):
+        if picture.mode == "RGBA":
+            picture.putalpha(photo().convert("L"))
+        options = {"transparency": 3} if picture.mode == "P" else {}
+        contents = encode(picture, "PNG", exif=exif, **options)
+        assert decode(contents).shape == (WIDTH, HEIGHT, 3)
+        assert_same_pixels(contents, 1)
+
+
+def test_malformed_exif_of_a_png_means_upright():
+    upright = decode(encode(photo(), "PNG"))
+    for block in MALFORMED:
+        np.testing.assert_array_equal(decode(with_chunk(block)), upright)
+    word = PIL.PngImagePlugin.PngInfo()
+    word.add_text("Comment", "eXIf" + "x" * 50)
+    np.testing.assert_array_equal(
+        decode(encode(photo(), "PNG", pnginfo=word) + with_chunk(b"")[-30:]), upright
+    )
+
+
+def test_lengths_of_png_chunks_may_lie():
+    contents = with_chunk(tiff_block(6, "<"))
+    position = contents.index(b"eXIf") - 4
+    for length in (0, 1, 2**31 - 1, 2**31, 2**32 - 1):
+        lie = contents[:position] + struct.pack(">I", length) + contents[position + 4 :]
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode(lie)
+
+
 def test_exif_is_found_behind_other_segments_and_padding():
     block = b"Exif\0\0" + tiff_block(6, ">", entries_before=30)
     contents = with_segments(
@@ -255,24 +307,24 @@ def test_turned_images_of_any_size_share_a_trace():
     assert _turn_upright.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.parametrize(
-    "block",
-    [
-        b"",
-        b"I",
-        b"II*\0",
-        b"XX" + tiff_block(6, "<")[2:],
-        b"IM" + tiff_block(6, "<")[2:],
-        tiff_block(6, "<").replace(b"*", b"+"),
-        tiff_block(0, "<"),
-        tiff_block(9, ">"),
-        tiff_block(65535, "<"),
-        tiff_block(6, "<")[:-8],  # the value lies outside the segment
-        b"II*\0" + struct.pack("<I", 0),
-        b"II*\0" + struct.pack("<I", 2**32 - 1) + bytes(40),
-        b"MM\0*" + struct.pack(">IH", 8, 65535) + bytes(40),
-    ],
-)
+MALFORMED = [
+    b"",
+    b"I",
+    b"II*\0",
+    b"XX" + tiff_block(6, "<")[2:],
+    b"IM" + tiff_block(6, "<")[2:],
+    tiff_block(6, "<").replace(b"*", b"+"),
+    tiff_block(0, "<"),
+    tiff_block(9, ">"),
+    tiff_block(65535, "<"),
+    tiff_block(6, "<")[:-8],  # the value lies outside the segment
+    b"II*\0" + struct.pack("<I", 0),
+    b"II*\0" + struct.pack("<I", 2**32 - 1) + bytes(40),
+    b"MM\0*" + struct.pack(">IH", 8, 65535) + bytes(40),
+]
+
+
+@pytest.mark.parametrize("block", MALFORMED)
 def test_malformed_exif_means_upright(block):
     contents = with_segments((0xE1, b"Exif\0\0" + block))
     np.testing.assert_array_equal(
@@ -290,6 +342,7 @@ def test_any_exif_block_leaves_the_image_decodable(block, start):
 FILES = {
     "JPEG": with_segments((0xE1, b"Exif\0\0" + tiff_block(5, "<"))),
     "PNG": encode(photo(), "PNG"),
+    "PNG turned": with_chunk(tiff_block(6, ">")),
     "PNG palette": encode(photo().quantize(16), "PNG", transparency=3),
     "GIF": encode(photo().quantize(32), "GIF"),
     "BMP": encode(photo(), "BMP"),
@@ -343,6 +396,31 @@ def enlarge(name, position, pattern, height, width):
 def test_enormous_and_empty_images_are_refused_by_their_header(contents):
     with pytest.raises(tf.errors.InvalidArgumentError, match="header that declares"):
         decode(contents)
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
+    assert_same_pixels(jpeg_of_scans(MAX_SCANS))
+    many = jpeg_of_scans(MAX_SCANS + 1)
+    broken = many[:-2] + b"\xff\xda\0"  # it would be refused for that, if decoded
+    for contents in (many, many * 20, broken):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="at most 500 scans"):
+            decode(contents)
+
+
+def test_scans_are_counted_where_pixels_are_not_progressive_too():
+    """A scan for each colour in turn: the decoder reads all there are."""
+    contents = encode(photo(), "JPEG")
+    start = contents.index(b"\xff\xda")
+    one = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
+    repeated = contents[:start] + (one + bytes(40)) * (MAX_SCANS + 1) + b"\xff\xd9"
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 500 scans"):
+        decode(repeated)
+
+
+def test_what_looks_like_a_scan_within_other_data_is_none():
+    contents = with_segments((0xE2, b"\xff\xda\x0c" * 20_000))
+    assert_same_pixels(contents)
+    assert_same_pixels(contents + b"\xff\xda" * 10_000)  # a film behind the photo
 
 
 @pytest.mark.parametrize("name", ["TIFF", "WEBP", "PPM"])

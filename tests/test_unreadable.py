@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings, strategies as st
-from image_bytes import encode, photo, write_photos
+from image_bytes import encode, jpeg_of_scans, photo, write_photos
 
 from keras_aploss.images import SkippedImage, decode_image, find_unreadable, load_image
 from keras_aploss.images.unreadable import reason_to_skip
@@ -102,6 +102,7 @@ BAD = {
     "large.png": (huge_png(12_000, 9_000), "declares 12000 x 9000"),
     "moving.gif": (animation("GIF"), "animation"),
     "moving.png": (animation("PNG"), "animation"),
+    "scans.jpg": (jpeg_of_scans(501), "more than 500 scans"),
     "print.jpg": (encode(photo().convert("CMYK"), "JPEG"), "CMYK"),
     "pixel.gif": (encode(photo(1, 1), "GIF"), "too small: 1 x 1"),
     "scan.tiff": (encode(photo(), "TIFF"), "format is TIFF"),

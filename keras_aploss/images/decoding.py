@@ -12,7 +12,7 @@ Formats, recognised by content and never by file name:
   (`INTEGER_ACCURATE`) gives the very pixels of Pillow; the default one is off by 6.
   CMYK is converted.
 * PNG with 1 to 16 bits, grey, colour or palette; transparency, be it a channel, in
-  the palette or one colour named so, over white.
+  the palette or one colour named so, over white. Turned upright as its chunk eXIf says.
 * GIF, its first frame, as stored.
 * BMP with 8 (palette), 24 or 32 bits, not compressed.
 
@@ -20,7 +20,8 @@ WebP is refused: its operation is absent from older TensorFlow releases, where o
 unknown operation prevents the whole SavedModel from loading.
 
 The size of an image is read from its header and bounded *before* anything is
-decoded: 10 kB of PNG can declare a billion pixels.
+decoded: 10 kB of PNG can declare a billion pixels. So is the number of scans of a JPEG:
+each goes over all its pixels again, and takes few bytes.
 
 For small images, operations cost more than pixels: the executor of a graph visits the
 nodes of a branch that is not taken as well. So a JPEG without EXIF goes through no
@@ -39,15 +40,17 @@ import tensorflow as tf
 from keras_aploss.images.headers import (
     EXIF,
     MAX_EXIF_POSITION,
+    PNG_EXIF,
     PNG_TRANSPARENCY,
     byte_values,
     exif_orientation,
     find_exif,
+    find_png_exif,
     has_transparent_colour,
     integer,
     walk_gif_header,
 )
-from keras_aploss.images.limits import MAX_PIXELS
+from keras_aploss.images.limits import JPEG_SCAN, MAX_PIXELS, MAX_SCANS
 
 _TRACING = threading.Lock()
 _BMP_HEADER = 14 + 124  # the longest of its versions
@@ -69,7 +72,7 @@ def decode_image(contents, *, max_pixels=MAX_PIXELS):
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are no such image, are truncated,
-            or declare more than `max_pixels` pixels.
+            declare more than `max_pixels` pixels, or are a JPEG of over 500 scans.
 
     Example:
         >>> import tensorflow as tf
@@ -129,6 +132,19 @@ def _bounded(contents, height, width, max_pixels):
     )
 
 
+def _of_few_scans(contents):
+    # By one operation that is written for text: it looks at each byte once.
+    between_scans = tf.raw_ops.StringSplitV2(
+        input=[contents], sep=JPEG_SCAN, maxsplit=MAX_SCANS + 1
+    ).values
+    return _checked(
+        contents,
+        tf.size(between_scans) - 1 <= MAX_SCANS,
+        f"Expected a JPEG of at most {MAX_SCANS} scans. Received one of more, each "
+        "of which goes over all pixels again. Save it again as an ordinary JPEG.",
+    )
+
+
 def _starts_with(contents, signature):
     return tf.equal(tf.strings.substr(contents, 0, len(signature)), signature)
 
@@ -164,6 +180,7 @@ def _decode_jpeg(contents, max_pixels):
     # By the reader of the decoder: the very size that it is going to allocate.
     shape = tf.io.extract_jpeg_shape(contents, tf.int64)
     contents = _bounded(contents, shape[0], shape[1], max_pixels)
+    contents = _of_few_scans(contents)
     image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
     header = tf.strings.substr(contents, 0, MAX_EXIF_POSITION)
     return tf.cond(
@@ -182,10 +199,12 @@ def _decode_jpeg(contents, max_pixels):
     ],
 )
 def _turn_upright(image, header):
-    """Undo the EXIF orientation: at most a transposition, then mirrors."""
+    """Undo the EXIF orientation of a JPEG: at most a transposition, then mirrors."""
     data = tf.io.decode_raw(header, tf.uint8)
-    orientation = exif_orientation(data, *find_exif(data))
+    return _turn(image, exif_orientation(data, *find_exif(data)))
 
+
+def _turn(image, orientation):
     def turn():
         turned = tf.cond(
             orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image
@@ -231,7 +250,12 @@ def _decode_png(contents, max_pixels):
         blended = colour * alpha + 255 * (255 - alpha)
         return tf.cast((blended + 127) // 255, tf.uint8)
 
-    return tf.cond(tf.shape(image)[2] == 4, over_white, lambda: image)
+    image = tf.cond(tf.shape(image)[2] == 4, over_white, lambda: image)
+    return tf.cond(
+        _contains(contents, PNG_EXIF),
+        lambda: _turn(image, exif_orientation(data, *find_png_exif(data))),
+        lambda: image,
+    )
 
 
 @_seldom

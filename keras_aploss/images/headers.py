@@ -16,8 +16,8 @@ EXIF = b"Exif\0\0"  # how the body of its segment begins
 MAX_EXIF_POSITION = 2**20
 _ORIENTATION_TAG = 0x0112
 _SHORT = 3  # the TIFF code of a 16-bit integer
-_PNG_PIXELS = int.from_bytes(b"IDAT", "big")
-PNG_TRANSPARENCY = b"tRNS"
+_MAX_PNG_CHUNKS = 16_384  # pixels included: 128 MiB in pieces of 8 KiB, as usual
+PNG_TRANSPARENCY, PNG_EXIF = b"tRNS", b"eXIf"
 
 # Kinds of JPEG markers. The first two are also the bytes to go forward: FF FF
 # pads, as does a byte outside a segment; FF 00, TEM, RSTn and SOI have no length.
@@ -110,27 +110,44 @@ def exif_orientation(data, start, end):
 
 def has_transparent_colour(data):
     """True if a PNG has a transparent colour: a chunk tRNS before the pixels."""
+    return _find_png_chunk(data, PNG_TRANSPARENCY, b"IDAT", _MAX_SEGMENTS) > 0
+
+
+def find_png_exif(data):
+    """Where the TIFF block in the chunk eXIf of a PNG starts and ends; 0, 0 without it.
+
+    The chunk may come before the pixels or after them. Some programs begin it with the
+    six bytes that the segment of a JPEG begins with.
+    """
+    chunk = _find_png_chunk(data, PNG_EXIF, b"IEND", _MAX_PNG_CHUNKS)
+    end = chunk + 8 + integer(byte_values(data, chunk, 4))
+    has_prefix = tf.reduce_all(byte_values(data, chunk + 8, 6) == tuple(EXIF))
+    start = tf.where(has_prefix, chunk + 14, chunk + 8)
+    return (
+        tf.where(chunk > 0, start, 0),
+        tf.where(chunk > 0, tf.minimum(end, tf.size(data, tf.int64)), 0),
+    )
+
+
+def _find_png_chunk(data, wanted, last, max_chunks):
+    """The int64 position of the first chunk named `wanted`, or 0: none up to `last`."""
     size = tf.size(data, tf.int64)
-    transparency = int.from_bytes(PNG_TRANSPARENCY, "big")
+    wanted, last = int.from_bytes(wanted, "big"), int.from_bytes(last, "big")
 
-    def unfinished(position, name):
-        is_last = (name == _PNG_PIXELS) | (name == transparency)
-        return (position < size) & ~is_last
+    def unfinished(position, name, _):
+        return (position < size) & (name != wanted) & (name != last)
 
-    def step(position, name):
+    def step(position, name, _):
         # The length of the body, the name; after the body, four bytes of checksum.
         head = tf.reshape(byte_values(data, position, 8), [2, 4])
         length, name = tf.unstack(integer(head))
-        return position + 12 + length, name
+        return position + 12 + length, name, position
 
-    first_chunk, no_name = tf.constant(8, tf.int64), tf.constant(0, tf.int64)
-    _, name = tf.while_loop(
-        unfinished,
-        step,
-        (first_chunk, no_name),
-        maximum_iterations=_MAX_SEGMENTS,
+    first_chunk, none = tf.constant(8, tf.int64), tf.constant(0, tf.int64)
+    _, name, position = tf.while_loop(
+        unfinished, step, (first_chunk, none, none), maximum_iterations=max_chunks
     )
-    return name == transparency
+    return tf.where(name == wanted, position, 0)
 
 
 def walk_gif_header(data):

@@ -12,6 +12,12 @@ from typing import NamedTuple
 MAX_PIXELS = 100_000_000  # 300 MB once decoded
 # A BMP of `MAX_PIXELS` pixels has 381 MiB; longer files are no photographs.
 MAX_FILE_MIB = 512
+# Of a JPEG: each scan goes over all pixels again, in as few as 40 bytes. Encoders write
+# one, or some 10 if it is progressive; the TurboJPEG library's own limit is 500 too.
+MAX_SCANS = 500
+# A marker and the high byte of a length, which is 0 in every scan that a decoder takes.
+# Compressed pixels never hold it, and other data once in 16 million bytes.
+JPEG_SCAN = b"\xff\xda\x00"
 
 
 class SkippedImage(NamedTuple):

@@ -18,10 +18,17 @@ import tensorflow as tf
 
 from keras_aploss.images.arguments import as_list, require_positive
 from keras_aploss.images.decoding import decoder
-from keras_aploss.images.limits import MAX_PIXELS, SkippedImage, file_reason
+from keras_aploss.images.limits import (
+    JPEG_SCAN,
+    MAX_PIXELS,
+    MAX_SCANS,
+    SkippedImage,
+    file_reason,
+)
 
 # Pillow's name for the JPEG of many phones: a second picture, for depth, follows it.
 _MULTI_PICTURE_JPEG = "MPO"
+_JPEG = ("JPEG", _MULTI_PICTURE_JPEG)
 MIN_SIDE = 8  # pixels
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", _MULTI_PICTURE_JPEG)
 
@@ -84,6 +91,11 @@ def reason_to_skip(source, max_pixels=MAX_PIXELS, min_side=MIN_SIDE) -> str | No
             if reason := _header_reason(image, max_pixels, min_side):
                 return reason
             contents = pathlib.Path(source).read_bytes() if is_path else source
+            if image.format in _JPEG and contents.count(JPEG_SCAN) > MAX_SCANS:
+                return (
+                    f"it is a JPEG of more than {MAX_SCANS} scans, each of which goes "
+                    "over all pixels again; save it again as an ordinary JPEG"
+                )
             if image.format == "GIF":  # damaged frames pass TensorFlow's decoder
                 image.load()
             try:
@@ -113,7 +125,7 @@ def reason_to_skip(source, max_pixels=MAX_PIXELS, min_side=MIN_SIDE) -> str | No
 
 def _read_to_the_end(contents, format_name, max_pixels):
     with tf.device("CPU:0"):
-        if format_name in ("JPEG", _MULTI_PICTURE_JPEG):
+        if format_name in _JPEG:
             # Every byte is read, and no pixel made: the mean of each 8 x 8 block is
             # stored, and all else decoded and left.
             tf.io.decode_jpeg(contents, channels=3, ratio=8)
