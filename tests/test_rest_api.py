@@ -12,6 +12,8 @@ import pytest
 from keras_aploss import EmbeddingClient
 from keras_aploss.serving import UnavailableError, rest_api
 
+# Of the metadata of the label that is asked for first, where no version has it.
+NO_LABEL = {"error": "Unrecognized servable version label: stable"}
 STATES = {"model_version_status": [{"version": "3", "state": "AVAILABLE"}]}
 
 
@@ -120,6 +122,7 @@ def test_proxies_of_the_environment_are_not_asked(monkeypatch):
 def test_a_request_that_can_succeed_later_is_sent_again(monkeypatch):
     monkeypatch.setattr("keras_aploss.serving.client._FIRST_WAIT", 0.01)
     answers = [
+        answer(NO_LABEL, "400 Bad Request"),
         answer(STATES),
         answer({"error": "full"}, "503 Service Unavailable"),
         answer(b'{"predictions"', length=999),
@@ -130,4 +133,8 @@ def test_a_request_that_can_succeed_later_is_sent_again(monkeypatch):
     np.testing.assert_array_equal(embedding, [[0.5]])
     lines = [request.split(b"\r\n")[0] for request in asked]
     predict = b"POST /v1/models/m/versions/3:predict HTTP/1.1"
-    assert lines == [b"GET /v1/models/m HTTP/1.1", *[predict] * 3]
+    assert lines == [
+        b"GET /v1/models/m/labels/stable/metadata HTTP/1.1",
+        b"GET /v1/models/m HTTP/1.1",
+        *[predict] * 3,
+    ]

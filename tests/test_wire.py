@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_rest_api import STATES, answer, server_of
+from test_rest_api import NO_LABEL, STATES, answer, server_of
 
 from keras_aploss.serving import decode_batch, wire
 
@@ -59,7 +59,8 @@ def test_a_client_needs_neither_tensorflow_nor_keras_nor_pillow(tmp_path):
     photo, empty = tmp_path / "photo.jpg", tmp_path / "empty.jpg"
     photo.write_bytes(b"what the server decodes")
     empty.touch()
-    answers = answer(STATES), answer({"predictions": [[0.6, 0.8]]})
+    states = answer(NO_LABEL, "400 Bad Request"), answer(STATES)
+    answers = *states, answer({"predictions": [[0.6, 0.8]]})
     with server_of(*answers) as (address, _):
         done = subprocess.run(
             [sys.executable, "-c", CLIENT, address, photo, empty],
