@@ -17,6 +17,11 @@ from keras_aploss.cli.output import as_command, clear_errors, print_metrics
     help="A folder or CSV file, as in `train`; by default the data of the run.",
 )
 @click.option("--split", help="Split to evaluate; by default the test set.")
+@click.option(
+    "--keep-duplicates/--no-keep-duplicates",
+    default=None,
+    help="Keep files with the contents of another one; by default as in training.",
+)
 @image_size_option
 @click.option(
     "--report",
@@ -26,7 +31,9 @@ from keras_aploss.cli.output import as_command, clear_errors, print_metrics
 )
 @benchmark_options
 @click.pass_context
-def evaluate(context, model, data, split, image_size, report, **options):
+def evaluate(
+    context, model, data, split, keep_duplicates, image_size, report, **options
+):
     """Compute exact retrieval metrics of MODEL on a set of images.
 
     MODEL is a run folder, a `.keras` or `.pt` file, or a version of a SavedModel.
@@ -49,6 +56,7 @@ def evaluate(context, model, data, split, image_size, report, **options):
     """
     if options["benchmark"]:
         others = {"--data": data, "--split": split, "--report": report}
+        others["--keep-duplicates"] = keep_duplicates
         run_benchmark(model, image_size, others, **options)
         return
     from keras_aploss.callbacks import RetrievalEvaluation
@@ -56,20 +64,13 @@ def evaluate(context, model, data, split, image_size, report, **options):
     from keras_aploss.report import pixel_embeddings, write_evaluation
     from keras_aploss.runs import open_model, read_evaluation_set
 
-    given = [
-        "--" + name.replace("_", "-")
-        for name in options
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    ]
     with clear_errors():
-        if given:
-            raise ValueError(
-                f"Expected {', '.join(given)} together with `--benchmark NAME`. "
-                "Received: none."
-            )
+        _require_none_given(context, options)
         trained = open_model(model, image_size)
-        verbose = int(sys.stdout.isatty())
-        chosen = read_evaluation_set(trained, data, split, verbose=verbose)
+        chosen = read_evaluation_set(
+            trained, data, split, keep_duplicates=keep_duplicates,
+            verbose=int(sys.stdout.isatty()),
+        )  # fmt: skip
         images, queries = chosen.images, chosen.queries
         evaluation = RetrievalEvaluation(images.images, images.labels, queries=queries)
         evaluation.set_model(trained.encoder)
@@ -96,6 +97,20 @@ def evaluate(context, model, data, split, image_size, report, **options):
     metrics = {name: result.metrics for name, result in results.items()}
     print_metrics(metrics, f"Exact metrics on {chosen.heading(precision)}")
     _print_files(images.skipped, written)
+
+
+def _require_none_given(context, options):
+    """Check that no option of a benchmark was given, where none is named."""
+    given = [
+        "--" + name.replace("_", "-")
+        for name in options
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ValueError(
+            f"Expected {', '.join(given)} together with `--benchmark NAME`. "
+            "Received: none."
+        )
 
 
 def _print_files(skipped, written):

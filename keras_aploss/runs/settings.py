@@ -75,6 +75,11 @@ class RunSettings:
         "Fraction of the classes held out as the test set, if the data define none.",
         BELOW_1,
     )
+    keep_duplicates: bool = _field(
+        False,
+        "Keep files with the contents of another one in the test set, where they find "
+        "each other whatever the model is.",
+    )
     num_landmarks: int = _field(
         200, "Built-in data set: number of training classes.", AT_LEAST_2
     )

@@ -102,7 +102,7 @@ def list_images(
         ListedImage(
             split,
             label,
-            _class_name(label, train.class_names),
+            class_name_of(label, train.class_names),
             _relative(path, root),
             str(hashes[path]),
         )
@@ -133,6 +133,11 @@ def read_split(path: str | os.PathLike) -> list[ListedImage]:
         row = ListedImage(*(cells[field] for field in fields))
         listed.append(row._replace(label=int(label)))
     return listed
+
+
+def listed_hashes(listed: Sequence[ListedImage], root: str) -> dict[str, str]:
+    """The hash of each image of a list, by its path; see `hash_sets`."""
+    return {os.path.join(root, row.path): row.hash for row in listed}
 
 
 def listed_sets(
@@ -206,7 +211,7 @@ def _places(sets):
         split = "gallery" if split == "database" else split
         if split in ("all", "train", "test", "query", "gallery"):
             for label, path in zip(one.labels.tolist(), one.images.paths, strict=True):
-                name = _class_name(label, one.class_names)
+                name = class_name_of(label, one.class_names)
                 places.setdefault(path, set()).add((split, name))
     return places
 
@@ -244,8 +249,13 @@ def log_changes(
 
 
 def _some(names):
-    more = len(names) - _NUM_NAMED
-    some = ", ".join(repr(name) for name in names[:_NUM_NAMED])
+    return some_of([repr(name) for name in names])
+
+
+def some_of(texts: Sequence[str]) -> str:
+    """The first of some texts, and how many more there are, for a warning."""
+    more = len(texts) - _NUM_NAMED
+    some = ", ".join(texts[:_NUM_NAMED])
     return some + (f" and {more:,} more" if more > 0 else "")
 
 
@@ -290,7 +300,8 @@ def trained_labels(
     return frozenset(trained - {-1})
 
 
-def _class_name(label, names):
+def class_name_of(label: int, names: Sequence[str]) -> str:
+    """The name of a class, also of that of the distractors."""
     return class_name(label, names) if label >= 0 else "distractor"
 
 
