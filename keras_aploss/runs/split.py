@@ -4,8 +4,9 @@ A folder changes: classes come, photos go. Drawn again from what is there now, a
 set would hold classes that were trained on. So a run lists its images before it begins,
 in `split.csv`: for each image its split (`train` and `test`; or `train`, `query` and
 `gallery`), its class, its path and a hash of its contents. Everything that is said of
-the run later goes by this list. The built-in data set has none: it is drawn from the
-settings.
+the run later goes by this list. Copies of one file are in it; they are left out of the
+test set when it is read, see `duplicates`. The built-in data set has no list: it is
+drawn from the settings.
 """
 
 import logging
