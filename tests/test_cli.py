@@ -212,6 +212,13 @@ def test_a_model_file_is_evaluated_and_exported_with_an_image_size(
     output = succeed("evaluate", model, "--data", photos, "--image-size", 16)
     assert "on all of photos: 6 queries of 2 classes; whether the model was " in output
     assert "bad.png: the file is empty" in output
+    first, copy = (photos / "class0" / name for name in ("0.png", "copy.png"))
+    shutil.copyfile(first, copy)
+    command = "evaluate", model, "--data", photos, "--image-size", 16
+    output = succeed(*command)
+    assert re.search("on all of photos: 6 queries of 2 .*; 1 copy left out\n", output)
+    assert f"{copy}: a copy of '{first}' (class0)\n" in output
+    assert "on all of photos: 7 queries of 2" in succeed(*command, "--keep-duplicates")
 
     assert "Expected `--image-size`" in fail("export", model)
     to = tmp_path / "versions"

@@ -86,13 +86,14 @@ def test_a_class_that_came_changes_neither_test_set_nor_training(photos, caplog)
 
 
 def test_what_is_gone_or_changed_is_named_and_a_resumed_run_is_not_the_same(
-    photos, caplog
+    tmp_path, photos, caplog
 ):
     trained, before = begin(photos)
     gone = next(row for row in before.listed if row.split == "train")
     changed = next(row for row in before.listed if row.split == "test")
     (photos / gone.path).unlink()
-    shutil.copyfile(photos / before.listed[-1].path, photos / changed.path)
+    other = make_folder(tmp_path / "other", "k")
+    shutil.copyfile(other / "k" / "0.png", photos / changed.path)
     chosen = read_evaluation_set(trained)
     count = len(before.listed) - 6
     texts = [

@@ -49,8 +49,8 @@ def test_folders_named_train_and_test_are_the_splits(tmp_path, caplog):
 def test_folders_of_the_same_classes_are_told(tmp_path, caplog):
     """By their names, not by the order in which they are found."""
     make_folder(tmp_path / "set" / "train", "abc")
-    make_folder(tmp_path / "set" / "test", "bz")
-    data = read_run_data(settings_for(tmp_path / "set", keep_duplicates=True))
+    make_folder(tmp_path / "set" / "test", "bz", size=(30, 40))  # other images
+    data = read_run_data(settings_for(tmp_path / "set"))
     assert [data.test.class_names[k] for k in data.seen] == ["b"]
     assert "1 classes are in the training and in the test set, such as 'b'" in (
         caplog.text

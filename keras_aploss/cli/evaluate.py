@@ -17,12 +17,12 @@ from keras_aploss.cli.output import as_command, clear_errors, print_metrics
     help="A folder or CSV file, as in `train`; by default the data of the run.",
 )
 @click.option("--split", help="Split to evaluate; by default the test set.")
-@image_size_option
 @click.option(
-    "--keep-duplicates",
-    is_flag=True,
-    help="Keep files of the same contents, which are listed and left out else.",
+    "--keep-duplicates/--no-keep-duplicates",
+    default=None,
+    help="Keep files with the contents of another one; by default as in training.",
 )
+@image_size_option
 @click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
@@ -32,7 +32,7 @@ from keras_aploss.cli.output import as_command, clear_errors, print_metrics
 @benchmark_options
 @click.pass_context
 def evaluate(
-    context, model, data, split, image_size, keep_duplicates, report, **options
+    context, model, data, split, keep_duplicates, image_size, report, **options
 ):
     """Compute exact retrieval metrics of MODEL on a set of images.
 
@@ -56,6 +56,7 @@ def evaluate(
     """
     if options["benchmark"]:
         others = {"--data": data, "--split": split, "--report": report}
+        others["--keep-duplicates"] = keep_duplicates
         run_benchmark(model, image_size, others, **options)
         return
     from keras_aploss.callbacks import RetrievalEvaluation
@@ -63,22 +64,13 @@ def evaluate(
     from keras_aploss.report import pixel_embeddings, write_evaluation
     from keras_aploss.runs import open_model, read_evaluation_set
 
-    given = [
-        "--" + name.replace("_", "-")
-        for name in options
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    ]
     with clear_errors():
-        if given:
-            raise ValueError(
-                f"Expected {', '.join(given)} together with `--benchmark NAME`. "
-                "Received: none."
-            )
+        _require_none_given(context, options)
         trained = open_model(model, image_size)
-        verbose = int(sys.stdout.isatty())
         chosen = read_evaluation_set(
-            trained, data, split, keep_duplicates=keep_duplicates, verbose=verbose
-        )
+            trained, data, split, keep_duplicates=keep_duplicates,
+            verbose=int(sys.stdout.isatty()),
+        )  # fmt: skip
         images, queries = chosen.images, chosen.queries
         evaluation = RetrievalEvaluation(images.images, images.labels, queries=queries)
         evaluation.set_model(trained.encoder)
@@ -90,7 +82,14 @@ def evaluate(
         precision = snapshot.result.average_precision
         written = []
         if report:
-            facts = _facts(context, trained, chosen)
+            facts = {
+                "Model": str(model),
+                "Training": trained.state or "not known",
+                "Data": data or trained.settings.data,
+                "Split": chosen.title,
+                "Image size": trained.settings.image_size,
+                "Command": as_command(context),
+            }
             written = write_evaluation(
                 report, images, snapshot, results=results, queries=queries,
                 num_seen=chosen.num_seen(precision), facts=facts, training=trained.run,
@@ -100,16 +99,18 @@ def evaluate(
     _print_files(images.skipped, written)
 
 
-def _facts(context, trained, chosen):
-    """What the figures of a page are of."""
-    return {
-        "Model": str(context.params["model"]),
-        "Training": trained.state or "not known",
-        "Data": context.params["data"] or trained.settings.data,
-        "Split": chosen.title,
-        "Image size": trained.settings.image_size,
-        "Command": as_command(context),
-    }
+def _require_none_given(context, options):
+    """Check that no option of a benchmark was given, where none is named."""
+    given = [
+        "--" + name.replace("_", "-")
+        for name in options
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ValueError(
+            f"Expected {', '.join(given)} together with `--benchmark NAME`. "
+            "Received: none."
+        )
 
 
 def _print_files(skipped, written):

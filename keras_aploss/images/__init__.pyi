@@ -1,6 +1,7 @@
 from .arguments import require_positive as require_positive
 from .augmentation import Augmentation as Augmentation
 from .decoding import decode_image as decode_image
+from .duplicates import find_duplicates as find_duplicates
 from .files import (
     ImageFiles as ImageFiles,
     decode_contents as decode_contents,

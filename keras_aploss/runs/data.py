@@ -16,7 +16,7 @@ from keras_aploss.datasets import (
     synthetic_landmarks,
 )
 from keras_aploss.images import ImageFiles, SkippedImage
-from keras_aploss.runs.duplicates import leave_out_duplicates
+from keras_aploss.runs.duplicates import leave_out_copies, warn_of_training_copies
 from keras_aploss.runs.settings import RunSettings
 from keras_aploss.runs.split import (
     ListedImage,
@@ -24,6 +24,7 @@ from keras_aploss.runs.split import (
     find_changes,
     hash_sets,
     list_images,
+    listed_hashes,
     listed_sets,
     log_changes,
 )
@@ -42,11 +43,14 @@ class RunData(NamedTuple):
     Attributes:
         train: the training images, as augmentation reads them.
         evaluation_crops: the same images as the model sees them in evaluation.
-        test: the images of the evaluation, of other classes.
+        test: the images of the evaluation, of other classes; without copies of one
+            file, see `duplicates`.
         queries: numbers of the test images that are queries; None: all (leave-one-out).
         skipped: the files, or whole classes, that were left out, with the reason.
-        listed: all of them, for `split.csv`; None for the built-in data set.
+        listed: all of them, and the copies, for `split.csv`; None for the built-in
+            data set.
         seen: the labels of the test set that are trained on; None: not known.
+        num_copies: how many test images were left out as copies.
     """
 
     train: ImageSet
@@ -56,6 +60,7 @@ class RunData(NamedTuple):
     skipped: Sequence[SkippedImage]
     listed: Sequence[ListedImage] | None
     seen: frozenset[int] | None
+    num_copies: int = 0
 
 
 def read_image_sets(settings: RunSettings, *, verbose: int = 0) -> dict[str, ImageSet]:
@@ -187,8 +192,15 @@ def _warn_of_seen_classes(test, seen):
         )
 
 
-def check_test_set(test: ImageSet, queries: np.ndarray | None) -> None:
+def check_test_set(
+    test: ImageSet, queries: np.ndarray | None, num_copies: int = 0
+) -> None:
     """Check that queries have relevant images; warn if all images are relevant.
+
+    Args:
+        test: the test set.
+        queries: the numbers of its queries; None: all images.
+        num_copies: how many images were left out of it as copies.
 
     Raises:
         ValueError: if no query has another image of its class.
@@ -202,11 +214,12 @@ def check_test_set(test: ImageSet, queries: np.ndarray | None) -> None:
         findable = np.intersect1d(classes, labels[queries])
         findable = np.intersect1d(findable, labels[database])
     if not len(findable):
+        copies = f" ({num_copies} copies of files are left out)" if num_copies else ""
         raise ValueError(
             "Expected a test set in which a query has another image of its class to "
             f"find. Received: {len(labels)} images of {len(classes)} classes without "
-            "such a pair. Add images of the same classes, or (with `--test-fraction`) "
-            "classes."
+            f"such a pair{copies}. Add images of the same classes, or (with "
+            "`--test-fraction`) classes."
         )
     if len(np.unique(labels)) == 1:
         logger.warning(
@@ -235,23 +248,27 @@ def read_run_data(
     """
     sets = read_image_sets(settings, verbose=verbose)
     root = data_root(settings.data)
-    is_new = listed is None and settings.data != BUILT_IN
     if listed is None:
         train, test, queries = split_sets(sets, settings)
-        trained = train.labels
+        if settings.data != BUILT_IN:
+            listed = list_images(train, test, queries, root)
+            hashes = listed_hashes(listed, root)
     else:
-        _warn_of_changes(listed, sets, root, verbose)
+        hashes = hash_sets(sets, verbose=verbose)
+        _warn_of_changes(listed, sets, root, hashes)
         size = settings.image_size
         train, test, queries = listed_sets(listed, sets, root, size)
-        trained = [row.label for row in listed if row.split == "train"]
-    if is_new:
-        hashes, copies = hash_sets({"train": train, "test": test}, verbose=verbose), []
-        if not settings.keep_duplicates:
-            test, queries, copies = leave_out_duplicates(train, test, queries, hashes)
-        listed = list_images(train, test, queries, root, hashes, copies)
     _check_training_set(train, settings)
-    check_test_set(test, queries)
-    seen = frozenset(np.intersect1d(trained, test.labels).tolist()) - {-1}
+    trained_labels, num_copies = train.labels, 0
+    if listed is not None:
+        trained = [row for row in listed if row.split == "train"]
+        trained_labels = [row.label for row in trained]
+        warn_of_training_copies(trained)
+        test, queries, num_copies = leave_out_copies(
+            test, queries, hashes, trained, root, keep=settings.keep_duplicates
+        )
+    check_test_set(test, queries, num_copies)
+    seen = frozenset(np.intersect1d(trained_labels, test.labels).tolist()) - {-1}
     _warn_of_seen_classes(test, seen)
     # Both parts of one set share what was skipped in it.
     skipped = list(dict.fromkeys([*train.skipped, *test.skipped]))
@@ -264,12 +281,14 @@ def read_run_data(
         )
     train = _cached(train, settings, verbose)
     test = _cached(test, settings, verbose)
-    return RunData(train, evaluation_crops, test, queries, skipped, listed, seen)
+    return RunData(
+        train, evaluation_crops, test, queries, skipped, listed, seen, num_copies
+    )
 
 
-def _warn_of_changes(listed, sets, root, verbose):
+def _warn_of_changes(listed, sets, root, hashes):
     """Tell what is not as it was when the run began."""
-    changes = find_changes(listed, sets, root, hash_sets(sets, verbose=verbose))
+    changes = find_changes(listed, sets, root, hashes)
     log_changes(changes, listed, sets)
     if any(row.split == "train" for row in [*changes.gone, *changes.changed]):
         logger.warning(

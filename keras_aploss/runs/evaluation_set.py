@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_aploss.datasets import ImageSet
+from keras_aploss.images import ImageFiles, find_duplicates
 from keras_aploss.report import describe_classes
 from keras_aploss.runs import split as run_split
 from keras_aploss.runs.data import (
@@ -22,7 +23,7 @@ from keras_aploss.runs.data import (
     split_sets,
     warn_of_no_list,
 )
-from keras_aploss.runs.duplicates import leave_out_duplicates
+from keras_aploss.runs.duplicates import leave_out_copies
 from keras_aploss.runs.trained import TrainedModel
 
 
@@ -36,7 +37,7 @@ class EvaluationSet(NamedTuple):
         seen: the labels of classes that the model was trained on; None: not known.
         is_own: whether they are of the data of its run. Of other data it is only known
             which images were trained on.
-        is_listed: whether they are those of the list of the run.
+        num_copies: how many images were left out as copies of others.
     """
 
     images: ImageSet
@@ -44,7 +45,7 @@ class EvaluationSet(NamedTuple):
     title: str
     seen: frozenset[int] | None
     is_own: bool
-    is_listed: bool = False
+    num_copies: int = 0
 
     def num_seen(self, precision: np.ndarray) -> int | None:
         """How many of the classes that have a query were trained on, if it is known.
@@ -71,7 +72,9 @@ class EvaluationSet(NamedTuple):
         elif num_seen is None:
             classes += ", with no image of the training"
         count = int(np.isfinite(precision).sum())
-        return f"{self.title}: {count:,} queries of {classes}"
+        copies = "copy" if self.num_copies == 1 else "copies"
+        left_out = f"; {self.num_copies:,} {copies} left out" * bool(self.num_copies)
+        return f"{self.title}: {count:,} queries of {classes}{left_out}"
 
 
 def _queried(labels: np.ndarray, precision: np.ndarray) -> set[int]:
@@ -89,10 +92,13 @@ def read_evaluation_set(
     data: str | None = None,
     split: str | None = None,
     *,
-    keep_duplicates: bool = False,
+    keep_duplicates: bool | None = None,
     verbose: int = 0,
 ) -> EvaluationSet:
     """Read the images to evaluate a trained model on.
+
+    Copies of one file are left out, see `duplicates`. Of those of training images it is
+    so in the test set of the run alone; in other data, `seen` tells of their classes.
 
     Args:
         trained: the model, as `open_model` returns it.
@@ -100,8 +106,7 @@ def read_evaluation_set(
             that of the run, wherever it lies now, its test set is taken, as it was
             when the run began.
         split: the split to evaluate; None: the test set, see `choose_test_set`.
-        keep_duplicates: keep files of the same contents, which are left out else;
-            what the list of a run holds is kept in any case.
+        keep_duplicates: keep copies; None: as in the run.
         verbose: 1 shows progress bars.
 
     Raises:
@@ -110,6 +115,8 @@ def read_evaluation_set(
     """
     name_of = _name_data(trained, data)
     settings = dataclasses.replace(trained.settings, data=name_of)
+    if keep_duplicates is not None:
+        settings = dataclasses.replace(settings, keep_duplicates=keep_duplicates)
     sets = read_image_sets(settings, verbose=verbose)
     known = _compare(trained, data, settings, sets, verbose)
     name = data_name(settings.data)
@@ -136,14 +143,39 @@ def read_evaluation_set(
             )
         title = f"all of {name}" if "all" in sets else f"the test set of {name}"
         chosen = EvaluationSet(*found, title, known.seen, known.is_own)
-    if not (keep_duplicates or settings.data == BUILT_IN or chosen.is_listed):
-        hashes = run_split.hash_sets({"chosen": chosen.images}, verbose=verbose)
-        images, queries, _ = leave_out_duplicates(
-            None, chosen.images, chosen.queries, hashes
-        )
-        chosen = chosen._replace(images=images, queries=queries)
-    check_test_set(chosen.images, chosen.queries)
+    if isinstance(chosen.images.images, ImageFiles):
+        is_unseen = known.is_own and split not in ("train", "all")
+        listed = _list_of_run(known, sets, settings, chosen) if is_unseen else []
+        chosen = _without_copies(chosen, known, listed, settings, verbose)
+    check_test_set(chosen.images, chosen.queries, chosen.num_copies)
     return chosen
+
+
+def _list_of_run(known, sets, settings, chosen):
+    """The images of a run, as it has listed them, or as far as one can tell."""
+    if known.listed is not None:
+        return known.listed
+    is_split = set(sets) != {"all"}
+    train = sets.get("train") if is_split else split_sets(sets, settings)[0]
+    if train is None:
+        return []
+    return run_split.list_images(train, chosen.images, None, known.root)
+
+
+def _without_copies(chosen, known, listed, settings, verbose):
+    """The set without copies of its own files, and of the training files of a list."""
+    hashes = known.hashes or run_split.listed_hashes(listed, known.root)
+    if not hashes:
+        hashes = find_duplicates(chosen.images.images.paths, verbose=verbose)
+    images, queries, num_copies = leave_out_copies(
+        chosen.images,
+        chosen.queries,
+        hashes,
+        [row for row in listed if row.split == "train"],
+        known.root,
+        keep=settings.keep_duplicates,
+    )
+    return chosen._replace(images=images, queries=queries, num_copies=num_copies)
 
 
 def _name_data(trained, data):
@@ -193,8 +225,7 @@ def _listed_test_set(known, settings, sets, name):
     size = settings.image_size
     _, images, queries = run_split.listed_sets(listed, sets, root, size)
     seen = frozenset(row.label for row in listed if row.split == "train")
-    title = f"the test set of {name}"
-    return EvaluationSet(images, queries, title, seen, True, is_listed=True)
+    return EvaluationSet(images, queries, f"the test set of {name}", seen, True)
 
 
 def _same_path(path, other):

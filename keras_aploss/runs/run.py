@@ -287,7 +287,9 @@ def _adapt_whitening(model, images, settings):
 def _report(checkpoint, model, data, settings):
     """Metrics by row, and what they are of; writes the page and pictures of the run."""
     test, title = data.test, f"the test set of {data_name(settings.data)}"
-    test_set = EvaluationSet(test, data.queries, title, data.seen, True)
+    test_set = EvaluationSet(
+        test, data.queries, title, data.seen, True, data.num_copies
+    )
     folder, evaluation = checkpoint.folder, checkpoint.evaluation
     queries = evaluation.queries
     embeddings = pixel_embeddings(test.images)

@@ -77,8 +77,8 @@ class RunSettings:
     )
     keep_duplicates: bool = _field(
         False,
-        "Keep files of the same contents in the test set. By default they are listed "
-        "and left out: each would find its copy, whatever the model.",
+        "Keep files with the contents of another one in the test set, where they find "
+        "each other whatever the model is.",
     )
     num_landmarks: int = _field(
         200, "Built-in data set: number of training classes.", AT_LEAST_2

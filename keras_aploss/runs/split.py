@@ -4,8 +4,9 @@ A folder changes: classes come, photos go. Drawn again from what is there now, a
 set would hold classes that were trained on. So a run lists its images before it begins,
 in `split.csv`: for each image its split (`train` and `test`; or `train`, `query` and
 `gallery`), its class, its path and a hash of its contents. Everything that is said of
-the run later goes by this list. The built-in data set has none: it is drawn from the
-settings.
+the run later goes by this list. Copies of one file are in it; they are left out of the
+test set when it is read, see `duplicates`. The built-in data set has no list: it is
+drawn from the settings.
 """
 
 import logging
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_aploss.datasets import ImageSet
-from keras_aploss.images import ImageFiles, SkippedImage, hash_files
+from keras_aploss.images import ImageFiles, hash_files
 from keras_aploss.report import class_name
 from keras_aploss.tables import read_table, write_table
 
@@ -31,8 +32,7 @@ class ListedImage(NamedTuple):
     """A line of `split.csv`.
 
     Attributes:
-        split: `"train"`, `"test"`, `"query"` or `"gallery"`; `"copy"`: left out of the
-            test set, see `leave_out_duplicates`.
+        split: `"train"`, `"test"`, `"query"` or `"gallery"`.
         label: number of the class; -1 marks a distractor.
         class_name: its name.
         path: relative to the folder of the data, if it lies there.
@@ -77,12 +77,7 @@ def hash_sets(sets: Mapping[str, ImageSet], *, verbose: int = 0) -> dict[str, st
 
 
 def list_images(
-    train: ImageSet,
-    test: ImageSet,
-    queries: np.ndarray | None,
-    root: str,
-    hashes: Mapping[str, str],
-    copies: Sequence[tuple[str, int]] = (),
+    train: ImageSet, test: ImageSet, queries: np.ndarray | None, root: str
 ) -> list[ListedImage]:
     """List the image files of a run.
 
@@ -92,9 +87,8 @@ def list_images(
         queries: the number of each query, the first images of the test set; None: all
             images are queries.
         root: the folder that paths are relative to.
-        hashes: those of their files, see `hash_sets`.
-        copies: the path and label of images that are left out of the test set.
     """
+    hashes = hash_sets({"train": train, "test": test})
     splits = ["train"] * len(train.labels)
     num_queries = 0 if queries is None else len(queries)
     splits += ["query"] * num_queries
@@ -105,13 +99,11 @@ def list_images(
         for one in (train, test)
         for label, path in zip(one.labels.tolist(), one.images.paths, strict=True)
     ]
-    splits += ["copy"] * len(copies)
-    images += [(label, path) for path, label in copies]
     return [
         ListedImage(
             split,
             label,
-            _class_name(label, train.class_names),
+            class_name_of(label, train.class_names),
             _relative(path, root),
             str(hashes[path]),
         )
@@ -144,6 +136,11 @@ def read_split(path: str | os.PathLike) -> list[ListedImage]:
     return listed
 
 
+def listed_hashes(listed: Sequence[ListedImage], root: str) -> dict[str, str]:
+    """The hash of each image of a list, by its path; see `hash_sets`."""
+    return {os.path.join(root, row.path): row.hash for row in listed}
+
+
 def listed_sets(
     listed: Sequence[ListedImage],
     sets: Mapping[str, ImageSet],
@@ -164,11 +161,6 @@ def listed_sets(
     """
     there = {path for one in sets.values() for path in one.images.paths}
     skipped = list(dict.fromkeys(s for one in sets.values() for s in one.skipped))
-    skipped += [
-        SkippedImage(os.path.join(root, row.path), "it is a copy of another file")
-        for row in listed
-        if row.split == "copy"
-    ]
     names = _class_names(listed)
 
     def part(*splits):
@@ -220,14 +212,12 @@ def _places(sets):
         split = "gallery" if split == "database" else split
         if split in ("all", "train", "test", "query", "gallery"):
             for label, path in zip(one.labels.tolist(), one.images.paths, strict=True):
-                name = _class_name(label, one.class_names)
+                name = class_name_of(label, one.class_names)
                 places.setdefault(path, set()).add((split, name))
     return places
 
 
 def _is_in_place(row, places):
-    if row.split == "copy":  # of any split
-        return row.class_name in {name for _, name in places}
     return bool({("all", row.class_name), (row.split, row.class_name)} & places)
 
 
@@ -260,8 +250,13 @@ def log_changes(
 
 
 def _some(names):
-    more = len(names) - _NUM_NAMED
-    some = ", ".join(repr(name) for name in names[:_NUM_NAMED])
+    return some_of([repr(name) for name in names])
+
+
+def some_of(texts: Sequence[str]) -> str:
+    """The first of some texts, and how many more there are, for a warning."""
+    more = len(texts) - _NUM_NAMED
+    some = ", ".join(texts[:_NUM_NAMED])
     return some + (f" and {more:,} more" if more > 0 else "")
 
 
@@ -306,7 +301,8 @@ def trained_labels(
     return frozenset(trained - {-1})
 
 
-def _class_name(label, names):
+def class_name_of(label: int, names: Sequence[str]) -> str:
+    """The name of a class, also of that of the distractors."""
     return class_name(label, names) if label >= 0 else "distractor"
 
 
