@@ -30,7 +30,7 @@ from keras_aploss.runs import (
     network,
     run as run_module,
 )
-from keras_aploss.runs.checkpoint import load_model, read_history
+from keras_aploss.runs.checkpoint import load_model, read_history, steps_of
 from keras_aploss.tables import write_table
 from keras_aploss.training import activation_bytes, memory
 
@@ -266,6 +266,37 @@ def test_a_kill_at_any_write_loses_nothing(unbroken, tmp_path, monkeypatch, kill
     before = np.load(tmp_path / "before.npy")
     np.testing.assert_array_equal(before, np.load(unbroken / "before.npy"))
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_before", "epochs"),
+    [("history.csv", False, 1), ("last.keras", True, 1), ("last.keras", False, 2)],
+)
+def test_an_epoch_counts_once_its_model_is_written(
+    tmp_path, monkeypatch, name, is_before, epochs
+):
+    """An interrupted run said "2 of 3 epochs" of a model after one."""
+    done, replace = [], files.os.replace
+
+    def replace_and_stop(new, path):
+        done.append(pathlib.Path(path).name)
+        is_now = done.count("last.keras") == 2 + (name == "last.keras")
+        if is_before and is_now and done[-1] == name:
+            raise KeyboardInterrupt
+        replace(new, path)
+        if is_now and done[-1] == name:
+            raise KeyboardInterrupt
+
+    made = []
+    monkeypatch.setattr(
+        RunCheckpoint, "on_train_begin", lambda self, logs=None: made.append(self)
+    )
+    monkeypatch.setattr(files.os, "replace", replace_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit_small_model(tmp_path)
+    assert len(made[0].rows) == epochs
+    step = steps_of(load_model(tmp_path / "last.keras", compile=True))
+    assert [row["epoch"] for row in read_history(tmp_path, step)][-1] == epochs
 
 
 def test_best_is_the_model_of_the_highest_map(unbroken):

@@ -107,8 +107,15 @@ class RunCheckpoint(keras.callbacks.Callback):
         )
         if self.writes:
             is_best = values.get("val_map", -1.0) > best
-            with self._saved_elsewhere_if_it_fails(is_best=is_best):
-                self._write_epoch(is_best)
+            written = (self.folder / "last.keras").stat()
+            try:
+                with self._saved_elsewhere_if_it_fails(is_best=is_best):
+                    self._write_epoch(is_best)
+            except KeyboardInterrupt:
+                # Before the model was there: the epoch is lost, and does not count.
+                if os.path.samestat(written, (self.folder / "last.keras").stat()):
+                    self.rows.pop()
+                raise
 
     def _write_epoch(self, is_best):
         self._write_history(self.folder / "history.csv")
