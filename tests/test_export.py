@@ -21,6 +21,7 @@ from keras_aploss.images import decode_image, load_image
 from keras_aploss.serving import decode_batch, export_saved_model, warmup_files
 
 SIZE, UNITS = 24, 8
+NOISE = photo(40, 40, 9)
 
 
 def small_model(image_shape=(None, None, 3), normalize=True):
@@ -370,6 +371,46 @@ def test_a_process_without_keras_serves_it_and_hostile_pictures_take_no_memory(
     assert "[1 2 3 4 5 6 7 8]" in message
     assert added < 100  # MiB; decoded, one alone takes 2,600
     np.testing.assert_allclose(embedding, expected, atol=1e-5)
+
+
+def resident():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="Linux")
+def test_a_long_service_names_each_bad_file_and_keeps_its_memory(
+    served, files, expected
+):
+    embed = served["serving_default"]
+    contents = [path.read_bytes() for path in files]
+    bad = [
+        b"",
+        b"<html>",
+        turned_photo()[:-300],
+        bomb(),
+        jpeg_bomb(),
+        encode(NOISE)[:90],
+    ]
+    rng = np.random.default_rng(0)
+    memory = []
+    for call in range(1600):
+        chosen = rng.integers(0, len(files), 4)
+        batch = [contents[i] for i in chosen]
+        if call % 2:
+            place = int(rng.integers(4))
+            batch[place] = bad[rng.integers(len(bad))]
+            with pytest.raises(
+                tf.errors.InvalidArgumentError, match=rf"positions.*\[{place}\]"
+            ):
+                embed(image_bytes=tf.constant(batch))
+        else:
+            embedding = embed(image_bytes=tf.constant(batch))["embedding"]
+            np.testing.assert_allclose(embedding, expected[chosen], atol=1e-5)
+        memory.append(resident())
+    # The allocator has what it needs after a while; a leak of 50 kB a call would show.
+    assert max(memory[800:]) - max(memory[400:800]) < 40
 
 
 def saved_model_cli(*arguments):

@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -235,6 +236,51 @@ def test_a_kill_while_the_file_gets_its_name_costs_nothing(tmp_path, monkeypatch
         assert (file.missing, file.written) == ([], 9)
         file.finish()
     np.testing.assert_array_equal(load_embeddings(path), ROWS[:9])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kills_at_any_moment_cost_no_row(tmp_path, monkeypatch):
+    """Each process is killed while it writes rows, notes, lists or the last name."""
+    monkeypatch.setattr(npy_file, "_SECONDS_AT_RISK", 0.0)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3000, 16)).astype(np.float32)
+    bad = dict.fromkeys(range(0, 3000, 7), "it is damaged")
+    paths = [f"{number}.jpg" for number in range(3000)]
+    good = [number for number in range(3000) if number not in bad]
+
+    def batches(part):
+        for start in range(part.start, part.stop, 8):
+            numbers = range(start, min(start + 8, part.stop))
+            skipped = {i - start: bad[i] for i in numbers if i in bad}
+            yield EmbeddedBatch(rows[[i for i in numbers if i not in bad]], skipped)
+
+    def write(path):
+        with NpyFile(path, 3000, {"scales": [1.0]}, paths=paths) as file:
+            for part in file.missing:
+                file.write(part, batches(part))
+            file.finish()
+
+    path, kills = tmp_path / "e.npy", 0
+    while kills < 22 or not path.exists():
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                write(path)
+            os._exit(0)
+        time.sleep(rng.uniform(0.005, 0.08))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        kills += os.WIFSIGNALED(status)
+        if path.exists() and kills < 22:
+            for file in tmp_path.iterdir():  # begin again
+                file.unlink()
+        assert kills < 2000
+    write(path)
+    np.testing.assert_array_equal(load_embeddings(path, count=len(good)), rows[good])
+    assert read_table(f"{path}.csv")[1:] == [[paths[number]] for number in good]
+    left_out = [[paths[number], bad[number]] for number in bad]
+    assert read_table(f"{path}.skipped.csv")[1:] == left_out
 
 
 def replace_notes_only(source, target, replace=os.replace):

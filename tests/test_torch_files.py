@@ -1,10 +1,13 @@
 """Files of `torch.save` read without PyTorch; what they name is never run."""
 
 import contextlib
+import io
 import os
 import pathlib
 import pickle
+import pickletools
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -22,7 +25,7 @@ from torch_format import (
 )
 
 from keras_aploss.checkpoints.torch_files import read_torch_file
-from keras_aploss.pickles import PickledObject
+from keras_aploss.pickles import PickledObject, read_pickle
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FILES = [GOLDEN / "torch_zip.pt", GOLDEN / "torch_legacy.pt"]
@@ -266,6 +269,83 @@ def read_all(value):
         case PickledObject():
             return read_all(value.attributes)
     return [np.asarray(value)] if hasattr(value, "shape") else []
+
+
+RUN = "exec", "compile", "import", "os.", "subprocess.", "pickle.", "socket.", "shutil."
+_watched = None  # an audit hook cannot be taken away again
+
+
+def _watch(event, arguments):
+    if _watched is not None and event.startswith(RUN):
+        _watched.append((event, arguments))
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What Python reports of code, modules, processes and files while a test runs."""
+    if not getattr(_watch, "hooked", False):
+        "".encode("cp437")  # zipfile reads names with this codec: imported once
+        sys.addaudithook(_watch)
+        _watch.hooked = True
+    found = []
+    yield found
+    globals()["_watched"] = None
+
+
+def read_watched(path, found):
+    """Read a file while events are noted."""
+    globals()["_watched"] = found
+    try:
+        with contextlib.suppress(ValueError, RecursionError):
+            read_all(read_torch_file(path))
+    finally:
+        globals()["_watched"] = None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_of_mutated_checkpoints_nothing_is_run(path, tmp_path, events):
+    rng = np.random.default_rng(0)
+    whole, damaged = path.read_bytes(), tmp_path / "damaged.pt"
+    for _ in range(3000):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), rng.integers(1, 8)):
+            data[place] = rng.integers(256)
+        if rng.random() < 0.2:  # instructions that are well formed, in another place
+            start, end = sorted(rng.integers(0, len(data), 2))
+            data[start:start] = data[start : min(end, start + 40)]
+        damaged.write_bytes(data)
+        read_watched(damaged, events)
+    assert events == []
+
+
+@pytest.mark.slow
+def test_of_random_instructions_nothing_is_run(tmp_path, events):
+    """Streams of well-formed instructions, among them all that call something."""
+    rng = np.random.default_rng(1)
+    texts = ["os", "system", "touch sprung", "builtins", "eval", "numpy", "dtype", "f4"]
+    parts = [
+        code.code.encode("latin-1") for code in pickletools.opcodes if not code.arg
+    ]
+    parts += [b"X" + struct.pack("<I", len(text)) + text.encode() for text in texts]
+    parts += [name_of(f"{one}.{two}") for one in texts[::2] for two in texts[1::2]]
+    parts += [b"K\x01", b"q\x00", b"h\x00", b"ios\nsystem\n", b"cos\nsystem\n"] * 3
+    parts += [b"(X\x0c\0\0\0touch sprungtR", b"\x93", b"R", b"\x81", b"b", b"t"] * 3
+    for _ in range(20_000):
+        chosen = rng.integers(len(parts), size=rng.integers(2, 24))
+        program = b"".join(parts[i] for i in chosen) + b"."
+        globals()["_watched"] = events
+        try:
+            with contextlib.suppress(ValueError):
+                read_pickle(io.BytesIO(program), load=lambda reference: reference)
+        finally:
+            globals()["_watched"] = None
+    assert events == []
+    # The watch works: what a stream names is found if it is run.
+    globals()["_watched"] = events
+    pickle.loads(b"cos\ngetpid\n)R.")
+    globals()["_watched"] = None
+    assert ("pickle.find_class", ("os", "getpid")) in events
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
