@@ -391,7 +391,7 @@ def test_a_long_service_names_each_bad_file_and_keeps_its_memory(
         turned_photo()[:-300],
         bomb(),
         jpeg_bomb(),
-        encode(NOISE)[:90],
+        encode(NOISE, "PNG")[:90],
     ]
     rng = np.random.default_rng(0)
     memory = []
