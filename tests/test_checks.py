@@ -58,7 +58,9 @@ def in_float64():
 
 @on_tensorflow
 @pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize(
+    "mode", ["eager", pytest.param("graph", marks=pytest.mark.slow)]
+)
 def test_the_losses_compute_in_float64_where_keras_does(mode):
     x, labels = unit(np.random.default_rng(4), 12, 5), np.arange(12) % 4
     similarity, relevance = x @ x.T, labels[:, None] == labels

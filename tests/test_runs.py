@@ -160,6 +160,7 @@ def test_the_version_of_a_run_can_be_served_and_says_what_it_is(finished_run):
     assert "/models/landmarks/models.config" in compose
 
 
+@pytest.mark.slow
 def test_a_folder_with_bad_files_trains_whitens_and_exports(photos, tmp_path):
     settings = RunSettings(data=str(photos), whitening=True, test_fraction=0.3, **QUICK)
     report = train_run(
