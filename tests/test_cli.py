@@ -384,6 +384,7 @@ def test_ctrl_c_while_images_are_read_leaves_nothing(tmp_path, monkeypatch):
     settings = {**LONG_RUN, "num_landmarks": 200_000}
     process = start_training(tmp_path, settings)
     wait_until(process, (tmp_path / "run").exists)
+    time.sleep(8)  # while the model is built
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     # No traceback, and not a line of TensorFlow.
