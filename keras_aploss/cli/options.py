@@ -89,7 +89,8 @@ def query_options(command):
         click.option(
             "--model",
             type=EXISTING_PATH,
-            help="Model that embeds queries; by default that of the index.",
+            help="Model that embeds queries; by default that of the index, unless it "
+            "is a SavedModel or in the folder of the index.",
         ),
     ):
         command = option(command)
