@@ -155,6 +155,44 @@ def test_gif_gives_its_first_frame():
     assert_same_pixels(contents)
 
 
+def transparent_gif(colour, local=False):
+    """A GIF in which one colour of its palette, which every photo here has, is none."""
+    contents = bytearray(encode(photo().quantize(64), "GIF", transparency=colour))
+    if local:  # the palette goes behind the descriptor of the frame
+        palette, place = contents[13 : 13 + 192], contents.index(b"\x2c\0\0\0\0")
+        flags = contents[10] & 7
+        contents[10] &= 0x78
+        contents[place + 9] |= 0x80 | flags
+        contents[place + 10 : place + 10] = palette
+        del contents[13 : 13 + 192]
+    return bytes(contents)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_transparent_gif_is_set_on_white(local):
+    contents = transparent_gif(7, local)
+    alpha = PIL.Image.open(io.BytesIO(contents)).convert("RGBA").getchannel("A")
+    assert alpha.getextrema() == (0, 255)
+    assert_same_pixels(contents)
+
+
+def test_a_transparent_colour_that_a_gif_lacks_changes_nothing():
+    contents = bytearray(transparent_gif(7))
+    contents[contents.index(b"\x21\xf9\x04") + 6] = 200  # of 64
+    np.testing.assert_array_equal(
+        decode(bytes(contents)), by_pillow(encode(photo().quantize(64), "GIF"))
+    )
+
+
+def test_a_frame_of_a_gif_is_whole_wherever_its_picture_shows_it():
+    whole = encode(photo().quantize(64), "GIF")
+    contents = bytearray(whole)
+    contents[6:10] = struct.pack("<2H", WIDTH + 9, HEIGHT + 9)
+    place = contents.index(b"\x2c\0\0\0\0")
+    contents[place + 1 : place + 5] = struct.pack("<2H", 7, 4)
+    np.testing.assert_array_equal(decode(bytes(contents)), by_pillow(whole))
+
+
 def test_gif_frames_after_the_first_are_never_looked_at():
     contents = encode(photo().quantize(64), "GIF")
     monster = b"\x2c" + struct.pack("<4HB", 0, 0, 65535, 65535, 0) + b"\x08\x01"

@@ -13,8 +13,8 @@ Formats, recognised by content and never by file name:
   CMYK is converted.
 * PNG with 1 to 16 bits, grey, colour or palette; transparency, be it a channel, in
   the palette or one colour named so, over white. Turned upright as its chunk eXIf says.
-* GIF, its first frame, as stored.
-* BMP with 8 (palette), 24 or 32 bits, not compressed.
+* GIF, its first frame, over white where it is transparent.
+* BMP with 8 (palette), 24 or 32 bits, not compressed; a fourth byte is ignored.
 
 WebP is refused: its operation is absent from older TensorFlow releases, where one
 unknown operation prevents the whole SavedModel from loading.
@@ -45,10 +45,10 @@ from keras_aploss.images.headers import (
     byte_values,
     exif_orientation,
     find_exif,
+    find_gif_frame,
     find_png_exif,
     has_transparent_colour,
     integer,
-    walk_gif_header,
 )
 from keras_aploss.images.limits import JPEG_SCAN, MAX_PIXELS, MAX_SCANS
 
@@ -260,11 +260,39 @@ def _decode_png(contents, max_pixels):
 
 @_seldom
 def _decode_gif(contents, max_pixels):
-    """The first frame. The others are cut off: each could be enormous as well."""
-    height, width, end = walk_gif_header(tf.io.decode_raw(contents, tf.uint8))
-    contents = _bounded(contents, height, width, max_pixels)
-    first_frame = tf.strings.substr(contents, 0, tf.cast(end, tf.int32)) + b";"
+    """The first frame, over white where it is transparent.
+
+    The other frames are cut off: each could be enormous as well. TensorFlow's decoder
+    leaves transparent pixels black, and moves a frame by its place in the picture, out
+    of the array that it returns: so the transparent colour is made an ordinary one,
+    white, and the place is set to 0 before it sees the file.
+    """
+    data = tf.io.decode_raw(contents, tf.uint8)
+    frame = find_gif_frame(data)
+    contents = _bounded(contents, frame.height, frame.width, max_pixels)
+    # Of the extension: 21 F9, its length, flags, two bytes of time, the colour.
+    flags, _, _, colour = tf.unstack(byte_values(data, frame.control + 3, 4))
+    is_transparent = (frame.control > 0) & (flags & 1 > 0)
+
+    def with_white():
+        opaque = _overwritten(contents, frame.control + 3, b"\0")
+        return tf.cond(
+            colour < frame.num_colours,
+            lambda: _overwritten(opaque, frame.palette + 3 * colour, b"\xff\xff\xff"),
+            lambda: opaque,
+        )
+
+    contents = tf.cond(is_transparent, with_white, lambda: contents)
+    contents = _overwritten(contents, frame.position + 1, b"\0\0\0\0")
+    first_frame = tf.strings.substr(contents, 0, tf.cast(frame.end, tf.int32)) + b";"
     return tf.io.decode_image(first_frame, channels=3, expand_animations=False)
+
+
+def _overwritten(contents, position, new):
+    """The bytes of a file, with others from a position on; an error beyond its end."""
+    position = tf.cast(position, tf.int32)
+    after = tf.strings.substr(contents, position + len(new), 2**31 - 1)
+    return tf.strings.substr(contents, 0, position) + new + after
 
 
 @_seldom

@@ -6,6 +6,8 @@ step and is bounded, and a read beyond the end repeats the last byte instead of
 failing. Malformed headers give a size of 0 or orientation 1.
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 _MAX_SEGMENTS = 1024  # of a JPEG or PNG header: some 10 in practice
@@ -150,18 +152,36 @@ def _find_png_chunk(data, wanted, last, max_chunks):
     return tf.where(name == wanted, position, 0)
 
 
-def walk_gif_header(data):
-    """Step over the blocks of a GIF up to the end of its first frame.
+class GifFrame(NamedTuple):
+    """Where the first frame of a GIF is: int64 scalars.
 
-    Returns:
-        Three int64 scalars: height and width of the frame (0 if there is none), and
-        the position after it.
+    Attributes:
+        height: of the frame; 0 if there is none.
+        width: of the frame.
+        position: of its descriptor.
+        end: the position after it.
+        control: the position of its graphic control extension, which may name a
+            transparent colour; 0 if it has none.
+        palette: the position of the colours, of three bytes each, that it uses.
+        num_colours: their number.
     """
+
+    height: tf.Tensor
+    width: tf.Tensor
+    position: tf.Tensor
+    end: tf.Tensor
+    control: tf.Tensor
+    palette: tf.Tensor
+    num_colours: tf.Tensor
+
+
+def find_gif_frame(data):
+    """Step over the blocks of a GIF up to the end of its first frame: a `GifFrame`."""
     size = tf.size(data, tf.int64)
 
-    def palette_bytes(flags):
+    def num_colours(flags):
         entries = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags & 7)
-        return tf.where(flags & 0x80 > 0, 3 * entries, 0)
+        return tf.where(flags & 0x80 > 0, entries, 0)
 
     def skip_pieces(position):
         """Over pieces of 1 + length bytes up to the one of length 0."""
@@ -180,23 +200,34 @@ def walk_gif_header(data):
     def unfinished(position, finished, *_):
         return (position < size) & ~finished
 
-    def step(position, finished, height, width):
+    def step(position, finished, frame, control):
         head = byte_values(data, position, 10)
         is_frame, is_extension = head[0] == 0x2C, head[0] == 0x21
-        header_bytes = tf.where(is_frame, 11 + palette_bytes(head[9]), 2)
+        is_control = is_extension & (head[1] == 0xF9) & (control == 0)
+        header_bytes = tf.where(is_frame, 11 + 3 * num_colours(head[9]), 2)
         return (
             skip_pieces(position + header_bytes),
             is_frame | ~is_extension,
-            tf.where(is_frame, integer(head[7:9], little_endian=True), height),
-            tf.where(is_frame, integer(head[5:7], little_endian=True), width),
+            tf.where(is_frame, position, frame),
+            tf.where(is_control, position, control),
         )
 
     zero = tf.constant(0, tf.int64)
-    first_block = 13 + palette_bytes(byte_values(data, 10, 1)[0])
-    end, _, height, width = tf.while_loop(
+    shared_colours = num_colours(byte_values(data, 10, 1)[0])
+    end, _, frame, control = tf.while_loop(
         unfinished,
         step,
-        (first_block, tf.constant(False), zero, zero),
+        (13 + 3 * shared_colours, tf.constant(False), zero, zero),
         maximum_iterations=_MAX_GIF_BLOCKS,
     )
-    return height, width, end
+    descriptor = byte_values(data, frame, 10) * tf.cast(frame > 0, tf.int64)
+    own_colours = num_colours(descriptor[9])
+    return GifFrame(
+        height=integer(descriptor[7:9], little_endian=True),
+        width=integer(descriptor[5:7], little_endian=True),
+        position=frame,
+        end=end,
+        control=control,
+        palette=tf.where(own_colours > 0, frame + 10, 13),
+        num_colours=tf.where(own_colours > 0, own_colours, shared_colours),
+    )
