@@ -9,10 +9,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_aploss import ImageFiles, export_saved_model, retrieval_model
+from keras_aploss import ImageFiles, export_saved_model, images, retrieval_model
 from keras_aploss.embeddings import (
     ShardFolder,
-    batches,
     combine_scales,
     embed_at_scales,
     read_shards,
@@ -126,13 +125,13 @@ def test_a_shard_of_bad_files_is_empty_and_done(work, paths):
 def test_a_file_that_is_damaged_in_between_costs_nothing_else(work, paths, monkeypatch):
     """It is whole when it is looked at, and not any more when it is embedded."""
 
-    def look(path, look=batches.reason_to_skip):
+    def look(path, look=images.reason_to_skip):
         reason = look(path)
         if path == paths[2]:
             os.truncate(path, 40)
         return reason
 
-    monkeypatch.setattr(batches, "reason_to_skip", look)
+    monkeypatch.setattr(images, "reason_to_skip", look)
     assert work(numbers=[0]) == [answer(0, 4, 1)]
     shard = read_shard(shard_path(work.folder, 0))
     assert shard.paths == [paths[i] for i in (0, 1, 3, 4)]
