@@ -121,22 +121,28 @@ def in_float32(x):
     return x, x.astype(np.float64)
 
 
+def draw_ranking(rng):
+    """Labels, embeddings in float32 and float64, a cut-off, and metrics by query."""
+    size, k = int(rng.integers(2, 40)), int(rng.integers(1, 6))
+    labels = draw_labels(rng, size)
+    x, wide = in_float32(draw_exact_rows(rng, size))
+    rows = [
+        exact_metrics(wide[listed] @ wide[query], relevance, k)
+        for query, listed, relevance in lists_of(labels, True)
+    ]
+    return labels, x, wide, k, rows
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_evaluation(seed):
     rng = np.random.default_rng(seed)
     for _ in range(500):
-        size, k = int(rng.integers(2, 40)), int(rng.integers(1, 6))
-        labels = draw_labels(rng, size)
-        x, wide = in_float32(draw_exact_rows(rng, size))
-        rows = [
-            exact_metrics(wide[listed] @ wide[query], relevance, k)
-            for query, listed, relevance in lists_of(labels, True)
-        ]
+        labels, x, wide, k, rows = draw_ranking(rng)
         actual = evaluate_leave_one_out(x, labels, ks=(k,)).metrics
         found = [actual[name] for name in ("map", f"recall_at_{k}", "map_at_r")]
         np.testing.assert_allclose(found, np.mean(rows, axis=0), atol=1e-12)
 
-        kind = rng.integers(0, 3, (int(rng.integers(1, 6)), size))
+        kind = rng.integers(0, 3, (int(rng.integers(1, 6)), len(labels)))
         kind[0, 0] = 1
         queries, wide_queries = in_float32(draw_exact_rows(rng, len(kind)))
         rows = [
@@ -154,13 +160,7 @@ def test_the_evaluation(seed):
 def test_the_metrics_of_a_batch(seed):
     rng = np.random.default_rng(seed)
     for _ in range(60):
-        size, k = int(rng.integers(2, 40)), int(rng.integers(1, 6))
-        labels = draw_labels(rng, size)
-        x, wide = in_float32(draw_exact_rows(rng, size))
-        rows = [
-            exact_metrics(wide[listed] @ wide[query], relevance, k)
-            for query, listed, relevance in lists_of(labels, True)
-        ]
+        labels, x, _, k, rows = draw_ranking(rng)
         found = []
         for metric in (BatchAP(), BatchRecall(k)):
             metric.update_state(labels, x)
