@@ -122,7 +122,8 @@ def test_without_an_index_the_way_to_one_is_told(photos, arguments, message):
 def test_what_is_no_image_is_told(finished_run, photos):
     extra()
     given = "--model", finished_run.folder
-    assert "Expected a folder of images" in fail("index", "nowhere", *given)
+    told = fail("index", "nowhere", *given, code=2)
+    assert "Directory 'nowhere' does not exist" in told
     pathlib.Path("empty").mkdir()
     assert "Nothing was deleted" in fail("index", "empty", *given)
     assert "'images.db', which does not exist" in fail("search", photos / "top.png")

@@ -7,8 +7,8 @@ import click
 
 from keras_aploss.cli.indexes import open_index, quiet_engines
 from keras_aploss.cli.options import (
+    EXISTING_FOLDER,
     EXISTING_PATH,
-    PATH,
     batch_size_option,
     image_size_option,
     index_options,
@@ -17,7 +17,7 @@ from keras_aploss.cli.output import INTERRUPTED, clear_errors
 
 
 @click.command()
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=EXISTING_FOLDER)
 @click.option(
     "--model",
     type=EXISTING_PATH,
@@ -66,11 +66,6 @@ def index(
 
     quiet_engines()
     with clear_errors():
-        if not folder.is_dir():  # before a model is loaded and an index made
-            raise ValueError(
-                f"Expected a folder of images. Received: {str(folder)!r}, which is "
-                "none. Check its spelling."
-            )
         is_shards = is_shard_folder(folder)
         if is_shards and model is not None:
             image_size = _size_of_shards(folder, model, image_size)

@@ -8,6 +8,7 @@ from keras_aploss.images import MAX_PIXELS
 
 PATH = click.Path(path_type=pathlib.Path)
 EXISTING_PATH = click.Path(exists=True, path_type=pathlib.Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=pathlib.Path)
 
 model_argument = click.argument("model", type=EXISTING_PATH)
 

@@ -8,6 +8,7 @@ import time
 
 import click
 
+from keras_aploss.cli.options import EXISTING_FOLDER
 from keras_aploss.cli.output import (
     INTERRUPTED,
     clear_errors,
@@ -62,7 +63,7 @@ def _settings_options(command):
 )
 @click.option(
     "--resume",
-    type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
+    type=EXISTING_FOLDER,
     metavar="RUN_DIR",
     help="Resume an interrupted run, with its own settings.",
 )

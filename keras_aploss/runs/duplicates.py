@@ -115,7 +115,7 @@ def _find_copies(test, queries, contents, trained, root):
     is_query = np.isin(np.arange(len(paths)), [] if queries is None else queries)
     groups = {}
     for number, path in enumerate(paths):
-        groups.setdefault(contents.get(path, path), []).append(number)
+        groups.setdefault(contents.get(path) or path, []).append(number)
     for content, numbers in groups.items():
         numbers.sort(key=lambda i: (labels[i] < 0, not is_query[i], paths[i]))
         classes = {labels[i] for i in numbers if labels[i] >= 0}

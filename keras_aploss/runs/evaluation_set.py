@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_aploss.datasets import ImageSet
+from keras_aploss.files import as_text
 from keras_aploss.images import ImageFiles, find_duplicates
 from keras_aploss.report import describe_classes
 from keras_aploss.runs import split as run_split
@@ -82,9 +83,8 @@ def _queried(labels: np.ndarray, precision: np.ndarray) -> set[int]:
 
 
 def data_name(data: str) -> str:
-    """The last part of the path of a data set, without bytes that are no text."""
-    name = pathlib.Path(data).resolve().name if data != "landmarks" else data
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """The last part of the path of a data set, which can be shown anywhere."""
+    return as_text(data if data == BUILT_IN else pathlib.Path(data).resolve().name)
 
 
 def read_evaluation_set(
