@@ -215,7 +215,7 @@ def _training(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     said = ", ".join(f"{name} {value:.3f}" for name, value in last.items())
     return {
         "note": "After each epoch: the loss, the mean over its batches, and exact "
-        "metrics of the images of this page, which the training has not seen.",
+        "metrics of the images of this page.",
         "chart": epoch_chart(
             curves, y_label="loss and metrics",
             label=f"Training of {len(history):,} epochs. At its end: {said}. The "
