@@ -259,6 +259,12 @@ def test_in_inference_nothing_is_drawn_and_nothing_moves():
         np.testing.assert_array_equal(value, ops.convert_to_numpy(variable.value))
 
 
+def _sums_over_the_batch():
+    layer = layers.Activation("linear", activity_regularizer=keras.regularizers.L2(1.0))
+    layer(ops.ones((2, 1)))
+    return float(layer.losses[0]) > 1.5
+
+
 class MeanOfSquares(layers.Layer):
     """Adds a loss that is a mean over the batch."""
 
@@ -271,7 +277,12 @@ class MeanOfSquares(layers.Layer):
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda: layers.Dense(5, activity_regularizer=keras.regularizers.L2(0.7)),
+        pytest.param(
+            lambda: layers.Dense(5, activity_regularizer=keras.regularizers.L2(0.7)),
+            marks=pytest.mark.skipif(
+                _sums_over_the_batch(), reason="before Keras 3.14, sums over a batch"
+            ),
+        ),
         MeanOfSquares,
     ],
 )

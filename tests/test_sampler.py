@@ -136,10 +136,9 @@ def test_a_wrong_shard_is_refused(shard):
 
 
 def test_a_loop_over_a_sampler_ends():
-    """Also by `IndexError`, as in Keras 3.9, whose `PyDataset` cannot iterate."""
+    """Also by `IndexError`, where a wrapper has no iterator of its own."""
     sampler = sampler_of([5] * 4)
-    in_old_keras = iter(_WithoutIterator(sampler))
-    for batches in (list(sampler), list(in_old_keras)):
+    for batches in (list(sampler), list(iter(_WithoutIterator(sampler)))):
         assert len(batches) == len(sampler) == 4
         for step, (images, labels) in enumerate(batches):
             np.testing.assert_array_equal(images, sampler.batch(0, step)[0])

@@ -111,18 +111,3 @@ def test_all_batches_of_an_execution_are_counted():
     x = np.ones((30, 2))
     model.fit(x, x[:, 0], batch_size=6, verbose=0, callbacks=[callback, count])
     assert images == [12, 24, 30]
-
-
-def test_batches_are_counted_where_keras_tells_the_first_of_them_only():
-    """As Keras 3.9 and 3.10 do."""
-    callback, images = Throughput(batch_size=6), []
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(loss="mse", steps_per_execution=2)
-    callback.set_model(model)
-    callback.set_params({"steps": 5})
-    callback.on_epoch_begin(0)
-    for step in (0, 2, 4):
-        callback.on_train_batch_begin(step)
-        callback.on_train_batch_end(step, {})
-        images.append(callback._images)
-    assert images == [12, 24, 30]

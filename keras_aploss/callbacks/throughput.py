@@ -60,9 +60,7 @@ class Throughput(keras.callbacks.Callback):
 
     def _num_batches(self, last_batch):
         """The number of batches since the clock of the step was started."""
-        # Keras 3.9 and 3.10 give the first batch in both calls.
-        per_execution = getattr(self.model, "steps_per_execution", 1)
-        num_batches = max(per_execution, last_batch - self._first_batch + 1)
+        num_batches = last_batch - self._first_batch + 1
         steps = (self.params or {}).get("steps")
         # The last execution may have fewer; Keras does not say so.
         return min(num_batches, steps - self._first_batch) if steps else num_batches

@@ -127,8 +127,8 @@ def whiten_embeddings(
     >>> whitening = PCAWhitening(units=2, power=0.25)
     >>> whitening.adapt(embeddings)
     >>> whitened = whiten_embeddings(embeddings, whitening)
-    >>> whitened.shape, np.linalg.norm(whitened[0]).round(4)
-    ((100, 2), np.float32(1.0))
+    >>> whitened.shape, round(float(np.linalg.norm(whitened[0])), 4)
+    ((100, 2), 1.0)
     """
     embeddings = check_matrix(embeddings, "embeddings")
     mean, kernel = mean_and_kernel(whitening)

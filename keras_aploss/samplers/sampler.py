@@ -119,8 +119,8 @@ class ClassBalancedSampler(keras.utils.PyDataset):
         """Return batch number `step` of the current epoch: images and labels.
 
         Raises:
-            IndexError: the epoch has no such batch. It also ends `for` loops in Keras
-                3.9 and 3.10, whose `PyDataset` has no iterator of its own.
+            IndexError: the epoch has no such batch. It also ends a `for` loop over
+                what has `__getitem__` alone.
         """
         if not 0 <= step < len(self):
             raise IndexError(

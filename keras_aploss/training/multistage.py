@@ -59,8 +59,9 @@ def embed_in_chunks(
 
     Returns:
         Embeddings `(B, ...)`; the losses of `add_loss`, averaged over the chunks,
-        weighed by size, a scalar; new values of the encoder's
-        `non_trainable_variables`, for the caller to assign.
+        weighed by size, a scalar: that of the batch, where each is a mean over images
+        (before Keras 3.14, an `activity_regularizer` is a sum over them); new values of
+        the encoder's `non_trainable_variables`, for the caller to assign.
 
     Example:
     >>> import keras
