@@ -34,7 +34,7 @@ from torch_format import (
 
 from keras_aploss import export_saved_model, load_ap_gem
 from keras_aploss.checkpoints.contents import find_weights, read_weight
-from keras_aploss.checkpoints.torch_files import RefusedError, read_torch_file
+from keras_aploss.torch_files import RefusedError, read_torch_file
 from keras_aploss.cli import main
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "ap_gem.npz")

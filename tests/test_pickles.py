@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch_format import INT, Raw, name_of, write_torch_file
 
 from keras_aploss.benchmarks.ground_truth import read_ground_truth
-from keras_aploss.checkpoints.torch_files import read_torch_file
+from keras_aploss.torch_files import read_torch_file
 
 GROUND_TRUTH = {
     "imlist": ["all_souls_000013", "cathédrale"],

@@ -24,7 +24,7 @@ from torch_format import (
     write_torch_file,
 )
 
-from keras_aploss.checkpoints.torch_files import read_torch_file
+from keras_aploss.torch_files import read_torch_file
 from keras_aploss.pickles import PickledObject, read_pickle
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -20,22 +20,25 @@ import os
 import re
 
 import keras
-import numpy as np
 from keras import layers
 
 from keras_aploss.checkpoints.contents import (
-    AGAIN,
     CHANNELS,
+    check_exponent,
     choose_pca,
     find_weights,
     read_colours,
     read_options,
     read_pca,
-    read_weight,
 )
-from keras_aploss.checkpoints.torch_files import RefusedError, read_torch_file
 from keras_aploss.layers import GeneralizedMeanPooling2D, PCAWhitening
 from keras_aploss.models import retrieval_model
+from keras_aploss.torch_files import (
+    RefusedError,
+    assign_weights,
+    batch_norm_variables,
+    read_torch_file,
+)
 
 BLOCKS = {
     "resnet18_rmac": ("basic_block", [2, 2, 2, 2]),
@@ -119,7 +122,8 @@ def load_ap_gem(
             freeze_batch_norm=freeze_batch_norm,
             name=name,
         )
-        _assign(weights, _variables(model, network))
+        check_exponent(weights)
+        assign_weights(weights, _variables(model, network))
     except RefusedError as error:
         raise ValueError(
             "Expected a checkpoint of the authors of AP-GeM. Received: path="
@@ -185,10 +189,7 @@ def _variables(model, network):
         if isinstance(layer, layers.Conv2D):
             variables[f"{name}.weight"] = layer.kernel, (3, 2, 0, 1)
         elif isinstance(layer, layers.BatchNormalization):
-            variables[f"{name}.weight"] = layer.gamma, (0,)
-            variables[f"{name}.bias"] = layer.beta, (0,)
-            variables[f"{name}.running_mean"] = layer.moving_mean, (0,)
-            variables[f"{name}.running_var"] = layer.moving_variance, (0,)
+            variables |= batch_norm_variables(name, layer)
     for layer in model.layers:
         if isinstance(layer, GeneralizedMeanPooling2D):
             variables["adpool.p"] = layer.p, (0,)
@@ -196,26 +197,3 @@ def _variables(model, network):
             variables["fc.weight"] = layer.kernel, (1, 0)
             variables["fc.bias"] = layer.bias, (0,)
     return variables
-
-
-def _assign(weights, variables):
-    """Give each variable its weights, if they fit without exception.
-
-    Names and shapes come first: what does not belong to the network is not read.
-    """
-    for what, keys in (
-        ("lacks", set(variables) - set(weights)),
-        ("has left over", set(weights) - set(variables)),
-    ):
-        if keys:
-            told = ", ".join(sorted(keys)[:5])
-            count = f", {len(keys)} in all" if len(keys) > 5 else ""
-            raise RefusedError(f"whose state {what} {told}{count}", AGAIN)
-    for key, (variable, axes) in variables.items():
-        shape = tuple(variable.shape[axis] for axis in axes)
-        if weights[key].shape != shape:
-            raise RefusedError(
-                f"whose {key!r} has the shape {weights[key].shape}, not {shape}", AGAIN
-            )
-    for key, (variable, axes) in variables.items():
-        variable.assign(np.transpose(read_weight(key, weights[key]), np.argsort(axes)))

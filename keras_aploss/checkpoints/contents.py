@@ -11,9 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_aploss.checkpoints.torch_files import RefusedError, StoredTensor
 from keras_aploss.layers import pca_kernel
 from keras_aploss.pickles import PickledObject
+from keras_aploss.torch_files import (
+    AGAIN,
+    RefusedError,
+    StoredTensor,
+    read_weight,
+    tensors_of,
+)
 
 # The authors' networks that can be built, and the channels of their feature maps.
 CHANNELS = {
@@ -28,15 +34,11 @@ HONOURED = {
     *("arch", "pooling", "out_dim", "without_fc"),
     *("pretrained", "delete_fc", "gemp", "scales"),
 }
-AGAIN = "Download the file again, or give one that the authors' code has written."
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def find_weights(checkpoint: Any) -> dict[str, StoredTensor]:
-    """The tensors of the state, without the prefix of DataParallel; none is read.
-
-    The file holds as many numbers as their shapes need.
-    """
+    """The tensors of the state, without the prefix of DataParallel; none is read."""
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not state:
         raise RefusedError(
@@ -44,42 +46,20 @@ def find_weights(checkpoint: Any) -> dict[str, StoredTensor]:
             "Give the checkpoint itself, a dictionary with the entries state_dict and "
             "model_options.",
         )
-    weights = {}
-    for key, tensor in state.items():
-        if not isinstance(key, str) or not isinstance(tensor, StoredTensor):
-            raise RefusedError(f"whose state has no tensor at {key!r}", AGAIN)
-        if key.endswith("num_batches_tracked"):
-            continue
-        try:
-            tensor.require_stored()
-        except ValueError as error:
-            raise RefusedError(f"whose {key!r} is damaged: {error}", AGAIN) from error
-        name = key.removeprefix("module.")
-        if name in weights:
-            raise RefusedError(f"whose state has {name!r} twice", AGAIN)
-        weights[name] = tensor
-    return weights
+    return tensors_of(state)
 
 
-def read_weight(name: str, tensor: StoredTensor) -> np.ndarray:
-    """The numbers of a tensor, as float32: one at a time, since many may share them."""
-    try:
-        array = np.asarray(tensor, "float32")
-    except ValueError as error:
-        raise RefusedError(f"whose {name!r} is damaged: {error}", AGAIN) from error
-    least = 0 if name.endswith("running_var") else -np.inf
-    if not np.isfinite(array).all() or np.min(array, initial=0) < least:
+def check_exponent(weights: dict[str, StoredTensor]) -> None:
+    """Refuse an exponent of GeM that the layer would not keep."""
+    if "adpool.p" not in weights:
+        return
+    p = read_weight("adpool.p", weights["adpool.p"])
+    if p.shape == (1,) and p[0] < 1:
         raise RefusedError(
-            f"whose {name!r} has values that are not finite, or negative variances",
-            AGAIN,
-        )
-    if name == "adpool.p" and array[0] < 1:
-        raise RefusedError(
-            f"whose exponent adpool.p is {array[0]}, below 1, where "
+            f"whose exponent adpool.p is {p[0]}, below 1, where "
             "`GeneralizedMeanPooling2D` ends",
             AGAIN,
         )
-    return array
 
 
 def read_options(

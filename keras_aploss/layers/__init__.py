@@ -1,0 +1,14 @@
+"""The layers between a backbone and a retrieval embedding: pooling and whitening.
+
+`pca_kernel` is handed on to `keras_aploss.embeddings`, which whitens arrays.
+"""
+
+from keras_aploss.layers.pooling import (
+    GeneralizedMeanPooling2D as GeneralizedMeanPooling2D,
+)
+from keras_aploss.layers.whitening import (
+    PCAWhitening as PCAWhitening,
+    pca_kernel as pca_kernel,
+)
+
+__all__ = ["GeneralizedMeanPooling2D", "PCAWhitening", "pca_kernel"]
