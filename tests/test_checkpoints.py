@@ -33,9 +33,9 @@ from torch_format import (
 )
 
 from keras_aploss import export_saved_model, load_ap_gem
-from keras_aploss.checkpoints.contents import find_weights, read_weight
-from keras_aploss.torch_files import RefusedError, read_torch_file
+from keras_aploss.checkpoints.contents import check_exponent, find_weights
 from keras_aploss.cli import main
+from keras_aploss.torch_files import RefusedError, read_torch_file, read_weight
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "ap_gem.npz")
 SIZES = (97, 131), (225, 160)
@@ -353,10 +353,11 @@ def test_tensors_that_share_their_numbers_are_read_one_at_a_time(tmp_path):
     ],
 )
 def test_numbers_that_are_no_weights_are_named(tmp_path, name, value, message):
-    state = {name: Tensor(np.full(3, value, "float32"))}
+    state = {name: Tensor(np.full(1, value, "float32"))}
     path = write_torch_file(tmp_path / "a.pt", {"state_dict": state})
     weights = find_weights(read_torch_file(path))
     with pytest.raises(RefusedError, match=message):
+        check_exponent(weights)
         read_weight(name, weights[name])
 
 

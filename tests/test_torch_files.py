@@ -24,8 +24,8 @@ from torch_format import (
     write_torch_file,
 )
 
-from keras_aploss.torch_files import read_torch_file
 from keras_aploss.pickles import PickledObject, read_pickle
+from keras_aploss.torch_files import read_torch_file
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FILES = [GOLDEN / "torch_zip.pt", GOLDEN / "torch_legacy.pt"]

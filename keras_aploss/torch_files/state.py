@@ -1,7 +1,7 @@
 """State dictionaries of PyTorch: the weights of a network, by name.
 
-A network that differs in silence gives wrong embeddings in silence: so what does not fit
-is refused by its name, before anything is assigned.
+A network that differs in silence gives wrong embeddings in silence: so what does not
+fit is refused by its name, before anything is assigned.
 """
 
 from typing import Any
