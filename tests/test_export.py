@@ -302,7 +302,7 @@ def test_exporting_prints_nothing(model, tmp_path, capfd):
         ({"version": "1"}, "version='1'"),
         ({"max_pixels": -1}, "max_pixels=-1"),
         ({"model": keras.Sequential()}, "Expected a built model"),
-        ({"model": small_model((32, 32, 3))}, "accepts image_size=24"),
+        ({"model": small_model((32, 32, 3))}, "24 x 24"),
         ({"model": small_model((None, None, 1))}, "one input"),
         ({"model": small_model(normalize=False)}, "unit length"),
         ({"model": map_of_embeddings()}, "one output"),

@@ -33,6 +33,7 @@ def activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
     >>> activation_bytes(model, (8, 8, 3)) == 8 * 8 * 5 * 4 + 5 * 4
     True
     """
+    require_shape(model, image_shape)
     total = 0
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -51,6 +52,20 @@ def activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
     images = tree.pack_sequence_as(model.input, [images])
     keras.models.clone_model(model, input_tensors=images, call_function=call)
     return total
+
+
+def require_shape(model: keras.Model, image_shape: tuple[int, ...]) -> None:
+    """Refuse images of another shape than a model is built for."""
+    inputs = getattr(model, "inputs", None) or []
+    shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else image_shape
+    fits = len(shape) == len(image_shape) and all(
+        own in (None, side) for own, side in zip(shape, image_shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Expected image_shape={shape}, that of the input of {model.name!r}. "
+            f"Received: image_shape={tuple(image_shape)}."
+        )
 
 
 def _bytes_of(output):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_aploss.training.memory import require_shape
 from keras_aploss.training.multistage import embed_in_chunks
 from keras_aploss.training.reading import ChunkReader
 
@@ -96,6 +97,8 @@ class MultistageTrainer(keras.Model):
         self.num_chunks = int(num_chunks)
         self.image_shape = image_shape and tuple(image_shape)
         self.image_dtype = image_dtype
+        if self.image_shape:
+            require_shape(encoder, self.image_shape)
         self.supports_jit = encoder.supports_jit
         self._reader = None
         self.load = load
