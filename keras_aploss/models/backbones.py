@@ -6,6 +6,7 @@ from types import ModuleType
 import keras
 
 from keras_aploss.models.efficientnet_lite import VERSIONS, efficientnet_lite
+from keras_aploss.models.hub import hub_preset
 from keras_aploss.models.resnet import small_resnet
 
 
@@ -21,9 +22,14 @@ def named_backbone(name, weights):
     # Not `callable`: the attributes of any module are, such as `__class__`.
     application = vars(keras.applications).get(name)
     if not inspect.isfunction(application):
+        preset = hub_preset(name, weights)
+        if preset is not None:
+            return preset
         raise ValueError(
             "Expected `backbone` to be 'small_resnet', a class of `keras.applications` "
-            f"such as 'ResNet50', or a keras.Model. Received: backbone={name!r}."
+            "such as 'ResNet50', a preset of keras-hub such as 'dinov2_small' (pip "
+            'install "keras_aploss[hub]") or a folder that holds one, or a keras.Model.'
+            f" Received: backbone={name!r}."
         )
     if name.startswith("NASNet"):
         raise ValueError(

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from keras_aploss.layers import InferenceMode
+
 
 def of_plain_layers(model: keras.Model) -> keras.Model:
     """A model of the same layers whose file says of each whether it is frozen.
@@ -16,30 +18,33 @@ def of_plain_layers(model: keras.Model) -> keras.Model:
 
 def _is_plain(model):
     """Whether a file of the model holds a configuration for each of its layers."""
+    if not isinstance(model, keras.Model):
+        return False
     x = keras.Input((1,))
     functional = type(keras.Model(x, x + 1.0))  # a class that Keras does not export
     return type(model) in (keras.Sequential, functional)
 
 
-def freeze_normalization(model: keras.Model) -> None:
-    """Keep the statistics of batch normalization, in this model and in its file.
+def freeze_normalization(model: keras.layers.Layer) -> keras.layers.Layer:
+    """A model of the same layers that keeps the statistics of batch normalization.
 
-    Raises:
-        ValueError: if a class would build it anew, and trained, from a file.
+    It keeps them in its file, too. Batch normalization among the layers of the model
+    is frozen. For that inside of a layer of another class, which builds it anew, and
+    trained, from a file, the layer runs in `InferenceMode`.
     """
+    if not _is_plain(model):
+        has_statistics = any(w.name == "moving_mean" for w in model.weights)
+        return InferenceMode(model) if has_statistics else model
+    replaced = {}
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            freeze_normalization(layer)
-            continue
-        is_batch_norm = isinstance(layer, layers.BatchNormalization)
-        if is_batch_norm and (_is_plain(model) or not layer.trainable):
+        if isinstance(layer, layers.BatchNormalization):
             layer.trainable = False
-        elif is_batch_norm or any(w.name == "moving_mean" for w in layer.weights):
-            owner = model if is_batch_norm else layer
-            raise ValueError(
-                "Expected batch normalization that stays frozen when the model is "
-                f"loaded from a file. Received: that of {owner.name!r}, whose class "
-                f"{type(owner).__name__} builds its layers anew. Give a model of plain "
-                "layers, such as `keras.Model(backbone.inputs, backbone.outputs)`; or "
-                "choose `freeze_batch_norm=False`, to train it."
-            )
+        elif not isinstance(layer, InferenceMode):
+            frozen = freeze_normalization(layer)
+            if frozen is not layer:
+                replaced[layer.name] = frozen
+    if not replaced:
+        return model
+    return keras.models.clone_model(
+        model, clone_function=lambda layer: replaced.get(layer.name, layer)
+    )

@@ -13,16 +13,18 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_aploss.layers import GeneralizedMeanPooling2D, PCAWhitening
+from keras_aploss.layers import (
+    ClassToken,
+    GeneralizedMeanPooling2D,
+    PatchTokens,
+    PCAWhitening,
+)
 from keras_aploss.models.backbones import named_backbone
 from keras_aploss.models.channels import channels_last
+from keras_aploss.models.hub import hub_module, image_features
 from keras_aploss.models.plain import freeze_normalization, of_plain_layers
 
-POOLING = {
-    "gem": GeneralizedMeanPooling2D,
-    "max": layers.GlobalMaxPooling2D,
-    "average": layers.GlobalAveragePooling2D,
-}
+POOLING = ("average", "cls", "cls+gem", "gem", "max")
 
 
 @channels_last()
@@ -31,6 +33,8 @@ def retrieval_model(
     units: int | None = None,
     *,
     pooling: str = "gem",
+    num_prefix_tokens: int | None = None,
+    image_size: int | None = None,
     whitening: bool | PCAWhitening = False,
     weights: str | None = None,
     freeze_batch_norm: bool | None = None,
@@ -44,32 +48,48 @@ def retrieval_model(
     Args:
         backbone: `"small_resnet"` (ours, trains on a CPU in minutes); the name of a
             class of `keras.applications`, such as `"ResNet50"` (not NASNet, which is
-            built for one image size); or any `keras.Model`
-            from images `(B, H, W, 3)` of 0-255 to a feature map `(B, h, w, C)`.
+            built for one image size); a preset of keras-hub (the extra `hub`), such as
+            `"dinov2_small"`, or a folder that holds one; a backbone of keras-hub, of
+            which the image encoder is taken; or any `keras.Model`
+            from images `(B, H, W, 3)` of 0-255 to a feature map `(B, h, w, C)` or to
+            tokens `(B, T, C)`.
         units: size `D` of the embedding, made by a projection with bias after the
             pooling; None leaves the projection out (`D = C`).
-        pooling: `"gem"`, `"max"` or `"average"`.
+        pooling: `"gem"`, `"average"` or `"max"` of the feature map or of the patches;
+            of a transformer also `"cls"`, its class token, or `"cls+gem"`, the class
+            token and the GeM of the patches, each of unit length, side by side
+            (`D = 2 C` without projection).
+        num_prefix_tokens: for a backbone that gives tokens, how many stand before those
+            of the patches: the class token (the first) and registers; 0 for none. None:
+            known for keras-hub's.
+        image_size: side of the images, for a backbone that is built for one size. The
+            positions of keras-hub's transformers are interpolated for it. None: the
+            size that the backbone was built for. One for images of any size stays so.
         whitening: append a `PCAWhitening` layer, named `"whitening"`, and a second
             normalization; give a layer to choose its settings (and name it). It
             changes nothing until its `adapt()` is called after training.
-        weights: only for a named backbone: None (random), `"imagenet"` (downloaded by
-            Keras), or a file of weights of the backbone without its top.
+        weights: only for a named backbone: None (random, but the own weights of a
+            preset of keras-hub), `"imagenet"` (downloaded by Keras), or a file of
+            weights of the backbone without its top.
         freeze_batch_norm: keep batch normalization at its stored statistics, which
             small or class-balanced batches would spoil. None: frozen for pretrained
-            backbones (`weights`, or a model of yours, whose layers this changes),
-            trained for a named backbone with random weights. What is frozen is so in a
-            saved and loaded model, too: of a backbone with a class of its own, as those
-            of keras-hub, only the layers are used.
+            backbones (`weights`, a preset, or a model of yours, whose layers this
+            changes), trained for a named backbone with random weights. What is frozen
+            is so in a saved and loaded model, too: of a backbone with a class of its
+            own, as those of keras-hub, only the layers are used, and those that hold
+            batch normalization inside run in `keras_aploss.layers.InferenceMode`.
         name: name of the model.
 
     Returns:
         A functional `keras.Model` from images `(B, H, W, 3)`, uint8 or float of 0-255,
-        RGB, of any size, to float32 embeddings `(B, D)` of unit length.
+        RGB, to float32 embeddings `(B, D)` of unit length. Images have any size, or the
+        one that `model.input_shape` tells, if the backbone takes only one.
 
     Raises:
-        ValueError: for an unknown backbone or pooling, `units` below 1, a backbone
-            that does not end in a feature map, or batch normalization that is to be
-            frozen and that its class would build anew, and trained, from a file.
+        ValueError: for an unknown backbone or pooling, a preset that cannot be had,
+            `units` below 1, an `image_size` that the backbone does not take, or a
+            backbone that ends in neither one feature map nor tokens.
+        ImportError: the package that holds the backbone or its weights is missing.
 
     Example:
     >>> import numpy as np
@@ -83,22 +103,19 @@ def retrieval_model(
     """
     _check_arguments(backbone, units, pooling, whitening, weights)
     pretrained = not isinstance(backbone, str) or weights is not None
-    images = keras.Input((None, None, 3), name="images")  # (B, H, W, 3)
-    x = images
+    preprocess = None
     if isinstance(backbone, str):
         backbone, preprocess = named_backbone(backbone, weights)
-        x = preprocess(x)
+    if hub_module(backbone):
+        pretrained = True  # a preset, or a model of yours
+        backbone, known = image_features(backbone, image_size)
+        num_prefix_tokens = known if num_prefix_tokens is None else num_prefix_tokens
     backbone = of_plain_layers(backbone)
+    images = keras.Input(_image_shape(backbone, image_size), name="images")
     if freeze_batch_norm or (freeze_batch_norm is None and pretrained):
-        freeze_normalization(backbone)
-    x = backbone(x)
-    if getattr(x, "shape", None) is None or len(x.shape) != 4:
-        raise ValueError(
-            "Expected a backbone that ends in one feature map (B, h, w, C). Received: "
-            f"{backbone.name!r} with output {x}. Build it with `include_top=False` and "
-            "without pooling."
-        )
-    x = POOLING[pooling](name="pooling")(x)  # (B, C)
+        backbone = freeze_normalization(backbone)
+    x = images if preprocess is None else preprocess(images)  # (B, H, W, 3)
+    x = _pooling(backbone, backbone(x), pooling, num_prefix_tokens)  # (B, C)
     if units is not None:
         x = layers.Dense(int(units), name="projection")(x)  # (B, D)
     # In float32 whatever the policy: 16-bit lengths are off by a percent.
@@ -111,10 +128,93 @@ def retrieval_model(
     return keras.Model(images, x, name=name)
 
 
+def _image_shape(backbone, image_size):
+    """The shape of the images that a backbone takes: of one size, or of any."""
+    inputs = getattr(backbone, "inputs", None) or []
+    if not inputs:  # it is built when it is called
+        return (None, None, 3)
+    shape = tuple(inputs[0].shape[1:])
+    if len(inputs) > 1 or len(shape) != 3 or shape[2] not in (None, 3):
+        shapes = {x.name: tuple(x.shape) for x in inputs}
+        raise ValueError(
+            "Expected a backbone with one input, images (B, H, W, 3). Received: "
+            f"{backbone.name!r} with the inputs {shapes}. Give the part of it that "
+            "embeds images."
+        )
+    if image_size is not None and not {*shape[:2]} <= {None, image_size}:
+        raise ValueError(
+            f"Expected an `image_size` for which {backbone.name!r} is built. Received: "
+            f"image_size={image_size} for images of {shape[0]} x {shape[1]}. Build it "
+            "for another shape of its input, or leave `image_size` out."
+        )
+    return (*shape[:2], 3)
+
+
+def _pooling(backbone, features, pooling, num_prefix_tokens):
+    """Pool a feature map `(B, h, w, C)` or tokens `(B, T, C)` to `(B, C)`."""
+    _check_features(backbone, features)
+    is_map = len(features.shape) == 4
+    if is_map and num_prefix_tokens:
+        raise ValueError(
+            "Expected `num_prefix_tokens` for a backbone that gives tokens. Received: "
+            f"num_prefix_tokens={num_prefix_tokens} for {backbone.name!r}, which gives "
+            f"a feature map {tuple(features.shape)}."
+        )
+    if not is_map and num_prefix_tokens is None:
+        raise ValueError(
+            "Expected `num_prefix_tokens` for a backbone that gives tokens: how many "
+            "stand before those of the patches, such as 1 for a class token, 0 for "
+            f"none. Received: num_prefix_tokens=None for {backbone.name!r} with tokens "
+            f"{tuple(features.shape)}."
+        )
+    if pooling.startswith("cls") and not num_prefix_tokens:
+        raise ValueError(
+            f"Expected a backbone with a class token for pooling={pooling!r}. "
+            f"Received: {backbone.name!r}, which has none. Choose 'gem' or 'average'."
+        )
+    if pooling == "cls":
+        return ClassToken(name="pooling")(features)
+    kind = {
+        "gem": GeneralizedMeanPooling2D,
+        "max": layers.GlobalMaxPooling2D,
+        "average": layers.GlobalAveragePooling2D,
+    }[pooling.removeprefix("cls+")]
+    patches = features
+    if not is_map:
+        patches = PatchTokens(num_prefix_tokens, name="patches")(features)
+    pooled = kind(name="pooling")(patches)
+    if pooling != "cls+gem":
+        return pooled
+    # Of unit length each: neither part outweighs the other.
+    parts = ClassToken(name="class_token")(features), pooled
+    return layers.Concatenate(name="class_token_and_patches")(
+        [layers.UnitNormalization(dtype="float32")(part) for part in parts]
+    )
+
+
+def _check_features(backbone, features):
+    if isinstance(features, dict | list | tuple) and len(features) != 1:
+        named = features if isinstance(features, dict) else dict(enumerate(features))
+        shapes = {key: tuple(getattr(x, "shape", ())) for key, x in named.items()}
+        key = next(reversed(shapes))
+        raise ValueError(
+            f"Expected a backbone with one output. Received: {backbone.name!r} with "
+            f"{shapes}. Choose one of them, such as "
+            f"`keras.Model(backbone.inputs, backbone.output[{key!r}])`."
+        )
+    if len(getattr(features, "shape", ())) not in (3, 4):
+        raise ValueError(
+            "Expected a backbone that ends in one feature map (B, h, w, C), or in "
+            f"tokens (B, T, C). Received: {backbone.name!r} with output {features}. "
+            "Take it without its classifier and without pooling: `include_top=False` "
+            "in keras.applications, the `backbone` of a task of keras-hub."
+        )
+
+
 def _check_arguments(backbone, units, pooling, whitening, weights):
     if pooling not in POOLING:
         raise ValueError(
-            f"Expected `pooling` to be one of {sorted(POOLING)}. Received: {pooling!r}."
+            f"Expected `pooling` to be one of {list(POOLING)}. Received: {pooling!r}."
         )
     if units is not None and (not isinstance(units, int | np.integer) or units < 1):
         raise ValueError(

@@ -29,7 +29,10 @@ STRATEGY = (
     ("one_device", "mirrored", "data_parallel").__contains__,
 )
 MOST_IMAGES = 2**20  # of a batch
-POOLING = "'gem', 'max' or 'average'", ("gem", "max", "average").__contains__
+POOLING = (
+    "'gem', 'average', 'max', 'cls' or 'cls+gem'",
+    ("gem", "average", "max", "cls", "cls+gem").__contains__,
+)
 
 
 def _field(default: Any, help: str, allowed: tuple | None = None) -> Any:
@@ -91,14 +94,21 @@ class RunSettings:
     )
     backbone: str = _field(
         "small_resnet",
-        "'small_resnet' or a class of keras.applications, such as 'ResNet50'.",
+        "'small_resnet', a class of keras.applications, such as 'ResNet50', or a "
+        "preset of keras-hub, such as 'dinov2_small', or the folder of one (presets "
+        "have weights of their own).",
         NOT_EMPTY,
     )
     weights: str = _field(
         "", "Initial weights of the backbone: '' (random), 'imagenet' or a file."
     )
     units: int = _field(128, "Number of dimensions of the embedding.", AT_LEAST_1)
-    pooling: str = _field("gem", "Global pooling: 'gem', 'max' or 'average'.", POOLING)
+    pooling: str = _field(
+        "gem",
+        "Global pooling: 'gem', 'average' or 'max'; for transformers also 'cls' (the "
+        "class token) or 'cls+gem'.",
+        POOLING,
+    )
     whitening: bool = _field(
         False, "After training, fit a PCA whitening on the training images."
     )
