@@ -39,9 +39,11 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
         y_c = GeM(max(x, 0))_c - GeM(max(-x, 0))_c
 
     of which `p = 1` is average pooling again, and which is the same on a map without
-    negative values. The powers are taken as `logsumexp(p log x)` in float32, so that neither a large
-    `p` nor a 16-bit policy overflows or underflows, and the gradient at zero
-    activations is zero, not infinite.
+    negative values.
+
+    The powers are taken as `logsumexp(p log x)` in float32, so that neither a large `p`
+    nor a 16-bit policy overflows or underflows, and the gradient at zero activations is
+    zero, not infinite.
 
     Args:
         p: initial exponent, at least 1. The paper starts at 3.
