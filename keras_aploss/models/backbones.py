@@ -46,3 +46,9 @@ def named_backbone(name, weights):
     preprocess = modules[0].preprocess_input if modules else lambda images: images
     model = application(include_top=False, weights=weights, input_shape=(None, None, 3))
     return model, preprocess
+
+
+def is_architecture(name: str) -> bool:
+    """Whether a backbone is the name of a network that has random weights by itself."""
+    is_class = inspect.isfunction(vars(keras.applications).get(name))
+    return name == "small_resnet" or name in VERSIONS or is_class

@@ -41,7 +41,7 @@ def build_encoder(settings: RunSettings) -> keras.Model:
         with use_precision(settings.precision):
             return retrieval_model(
                 settings.backbone,
-                settings.units,
+                settings.units or None,
                 pooling=settings.pooling,
                 whitening=whitening,
                 weights=weights or None,
