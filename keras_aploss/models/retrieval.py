@@ -116,7 +116,8 @@ def retrieval_model(
         pretrained = True  # a preset, or a model of yours
         backbone, known = image_features(backbone, image_size)
         num_prefix_tokens = known if num_prefix_tokens is None else num_prefix_tokens
-    backbone = of_plain_layers(backbone)
+    else:
+        backbone = of_plain_layers(backbone)
     images = keras.Input(_image_shape(backbone, image_size), name="images")
     if freeze_batch_norm or (freeze_batch_norm is None and pretrained):
         backbone = freeze_normalization(backbone)

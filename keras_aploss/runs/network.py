@@ -43,6 +43,7 @@ def build_encoder(settings: RunSettings) -> keras.Model:
                 settings.backbone,
                 settings.units or None,
                 pooling=settings.pooling,
+                image_size=settings.image_size,
                 whitening=whitening,
                 weights=weights or None,
             )
