@@ -279,15 +279,3 @@ def test_a_run_folder_is_used_once(finished_run, tiny_settings, tmp_path):
     other = dataclasses.replace(tiny_settings, epochs=9)
     with pytest.raises(ValueError, match="Received: epochs=9 instead of 3"):
         train_run(other, finished_run.folder, resume=True)
-
-
-def test_weights_that_cannot_be_fetched_are_explained(
-    tiny_settings, tmp_path, monkeypatch
-):
-    def fail(*args, **kwargs):
-        raise Exception("URL fetch failure on https://example.org/w.h5: None")
-
-    monkeypatch.setattr(network, "retrieval_model", fail)
-    settings = dataclasses.replace(tiny_settings, weights="imagenet")
-    with pytest.raises(ValueError, match=r"imagenet.*URL fetch failure.*file"):
-        train_run(settings, tmp_path / "run", export_to=None, verbose=0)

@@ -28,7 +28,7 @@ from keras_aploss.app.thumbnails import (
     read_indexed,
     short_name,
 )
-from keras_aploss.embeddings import embed, model_fingerprint
+from keras_aploss.embeddings import check_image_size, embed, model_fingerprint
 from keras_aploss.images import (
     MAX_PIXELS,
     decode_contents,
@@ -79,6 +79,7 @@ class ImageSearch:
         verify: bool = True,
     ):
         require_positive(image_size=image_size, max_pixels=max_pixels)
+        check_image_size(model, image_size)
         self._index, self._model, self._verify = index, model, verify
         self.image_size, self.max_pixels = image_size, max_pixels
         if index.fingerprint is not None:

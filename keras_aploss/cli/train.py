@@ -86,9 +86,10 @@ def train(context, config, run_dir, resume, export_to, **options):
         keras-aploss train --data list.csv --backbone ResNet50 --weights imagenet
         keras-aploss train --data photos/ --batch-size 4096 --memory-gib 12
         keras-aploss train --config runs/landmarks/settings.json --seed 1
+        keras-aploss train --data photos/ --backbone runs/landmarks --epochs 3
         keras-aploss train --resume runs/landmarks
     """
-    from keras_aploss.runs import new_run_folder, train_run
+    from keras_aploss.runs import is_trained_model, new_run_folder, train_run
 
     given = {
         name: value
@@ -112,6 +113,9 @@ def train(context, config, run_dir, resume, export_to, **options):
                 # The run can then be evaluated from any working directory.
                 data = str(pathlib.Path(settings.data).absolute())
                 settings = settings.replace(data=data)
+            if is_trained_model(settings.backbone):
+                path = str(pathlib.Path(settings.backbone).absolute())
+                settings = settings.replace(backbone=path)
             run_dir = run_dir or new_run_folder(settings)
         click.echo(f"Reading {settings.data}; the run folder is {run_dir}")
         started = time.monotonic()

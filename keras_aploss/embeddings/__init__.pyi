@@ -17,6 +17,12 @@ from .fingerprint import (
     describe_images as describe_images,
     model_fingerprint as model_fingerprint,
 )
+from .input_size import (
+    check_image_size as check_image_size,
+    check_images as check_images,
+    check_scales_of as check_scales_of,
+    input_size as input_size,
+)
 from .npy_file import (
     NpyFile as NpyFile,
     begun_settings as begun_settings,

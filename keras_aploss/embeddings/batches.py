@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_aploss.embeddings.input_size import check_image_size
 from keras_aploss.embeddings.resumable import EmbeddedBatch
 from keras_aploss.embeddings.scales import combine_scales
 from keras_aploss.images import SkippedImage
@@ -141,6 +142,8 @@ def embed_full_batch(model: keras.Model, pixels: np.ndarray, size: int) -> np.nd
     Fewer than `size` are filled up with copies, whose embeddings are dropped again, so
     that the model meets one shape only.
     """
+    if pixels.ndim == 4:
+        check_image_size(model, pixels.shape[1:3])
     count = len(pixels)
     if count < size:
         pixels = np.resize(pixels, (size, *pixels.shape[1:]))

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_aploss.embeddings.batches import embed_full_batch, read_ahead
+from keras_aploss.embeddings.input_size import check_images
 from keras_aploss.evaluation import check_finite
 
 
@@ -40,6 +41,10 @@ def embed(
     Returns:
         `(N, D)` float32.
 
+    Raises:
+        ValueError: no image, images of different sizes or of one that the model is not
+            built for, or an embedding that is not finite.
+
     Example:
     >>> import keras, numpy as np
     >>> from keras_aploss import embed
@@ -53,6 +58,7 @@ def embed(
             f"Received: len(images)={len(images)}, batch_size={batch_size}, "
             f"workers={workers}."
         )
+    check_images(model, images)
     progress = keras.utils.Progbar(-(-len(images) // batch_size), verbose=verbose)
     embeddings = []
     with contextlib.closing(_image_batches(images, batch_size, workers)) as batches:

@@ -21,6 +21,7 @@ from keras_aploss.embeddings.batches import (
     embedded_batches,
 )
 from keras_aploss.embeddings.fingerprint import describe_images, weights_digest
+from keras_aploss.embeddings.input_size import check_images
 from keras_aploss.embeddings.npy_file import NpyFile
 from keras_aploss.embeddings.resumable import Progress, write_embeddings
 from keras_aploss.embeddings.scales import check_power, check_scales
@@ -58,8 +59,9 @@ def embed_at_scales(
         `(S, N, D)` float32.
 
     Raises:
-        ValueError: for settings out of range, a model whose output is no `(B, D)`
-            matrix, or an embedding that is not finite, whose image is named.
+        ValueError: for settings out of range, images or scales of a size that the
+            model is not built for, a model whose output is no `(B, D)` matrix, or an
+            embedding that is not finite, whose image is named.
 
     Example:
     >>> import numpy as np
@@ -70,7 +72,7 @@ def embed_at_scales(
     >>> embed_at_scales(model, images, scales=(1.0, 0.7)).shape
     (2, 2, 8)
     """
-    scales = _check(images, scales, batch_size, workers)
+    scales = _check(model, images, scales, batch_size, workers)
     progress = Progress(len(images), verbose)
     parts = []
     part = range(len(images))
@@ -122,8 +124,10 @@ def extract_embeddings(
 
     Raises:
         ValueError: if `path` holds other embeddings (says which setting differs), an
-            image cannot be read, or an embedding is not finite. What was done before
-            is kept. `extract_files` leaves bad files out.
+            image cannot be read, or an embedding is not finite: what was done before
+            is kept. Or, before anything is read, if the model is built for one size
+            and the images or the scales are not of it. `extract_files` leaves bad files
+            out.
         OSError: if the disk is full, or another process writes to `path`. What was
             done is kept.
 
@@ -140,7 +144,7 @@ def extract_embeddings(
     >>> sorted(os.listdir(folder.name))
     ['photos.npy', 'photos.npy.json']
     """
-    options = _options(images, scales, power, batch_size, workers)
+    options = _options(model, images, scales, power, batch_size, workers)
     output = NpyFile(path, len(images), _settings(model, images, options))
     produce = functools.partial(embedded_batches, model, images, **options)
     write_embeddings(output, produce, verbose=verbose)
@@ -197,7 +201,7 @@ def extract_files(
     >>> embeddings.shape, skipped[0].reason
     ((2, 8), 'the file does not exist')
     """
-    options = _options(images, scales, power, batch_size, workers)
+    options = _options(model, images, scales, power, batch_size, workers)
     settings = _settings(model, images, options)
     output = NpyFile(path, len(images), settings, paths=images.paths, left_out=left_out)
     readable = ReadableImages(images)
@@ -209,10 +213,10 @@ def extract_files(
     return output.load(), output.skipped
 
 
-def _options(images, scales, power, batch_size, workers):
+def _options(model, images, scales, power, batch_size, workers):
     """The options of `embedded_batches`, checked."""
     check_power(power)
-    scales = _check(images, scales, batch_size, workers)
+    scales = _check(model, images, scales, batch_size, workers)
     return {
         **{"scales": scales, "power": power},
         **{"batch_size": batch_size, "workers": workers},
@@ -226,11 +230,13 @@ def _settings(model, images, options):
     return settings | {name: options[name] for name in names}
 
 
-def _check(images, scales, batch_size, workers):
+def _check(model, images, scales, batch_size, workers):
     if batch_size < 1 or workers < 1 or len(images) < 1:
         raise ValueError(
             "Expected at least one image, `batch_size` >= 1 and `workers` >= 1. "
             f"Received: len(images)={len(images)}, batch_size={batch_size}, "
             f"workers={workers}."
         )
-    return check_scales(scales)
+    scales = check_scales(scales)
+    check_images(model, images, scales)
+    return scales

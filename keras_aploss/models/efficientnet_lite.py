@@ -19,6 +19,7 @@ import keras
 from keras import layers
 
 from keras_aploss.models.channels import channels_last
+from keras_aploss.models.weights import check_file, load_weights
 from keras_aploss.torch_files import (
     RefusedError,
     assign_weights,
@@ -78,6 +79,8 @@ def efficientnet_lite(
         raise ValueError(
             f"Expected `name` to be one of {sorted(VERSIONS)}. Received: {name!r}."
         )
+    if weights not in (None, "imagenet"):
+        check_file(weights)
     width, depth, _ = VERSIONS[name]
     images = keras.Input((None, None, 3), name="images")
     x = layers.Rescaling(1 / PIXEL_SCALE, -PIXEL_MEAN / PIXEL_SCALE)(images)
@@ -139,7 +142,7 @@ def _block(x, prefix, kernel, strides, expansion, filters):
 def _load(model, weights):
     """Load weights of ImageNet, of a file of PyTorch, or of a file of Keras."""
     if weights != "imagenet" and not weights.endswith((".pt", ".pth")):
-        model.load_weights(weights)
+        load_weights(model, weights)
         return
     path = _imagenet_file(model.name) if weights == "imagenet" else weights
     try:

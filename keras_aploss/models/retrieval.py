@@ -22,7 +22,8 @@ from keras_aploss.layers import (
     PCAWhitening,
 )
 from keras_aploss.models.backbones import named_backbone
-from keras_aploss.models.channels import channels_last
+from keras_aploss.models.channels import channels_last, check_channels_last
+from keras_aploss.models.continued import embedding_before_unit_length, trained_parts
 from keras_aploss.models.hub import hub_module, image_features
 from keras_aploss.models.plain import freeze_normalization, of_plain_layers
 from keras_aploss.models.signs import ends_in_relu
@@ -108,10 +109,38 @@ def retrieval_model(
     array([1., 1.], dtype=float32)
     """
     _check_arguments(backbone, units, pooling, whitening, weights)
+    parts = None if isinstance(backbone, str) else trained_parts(backbone)
+    if parts:
+        _image_shape(backbone, image_size)  # or the reason why not
+        if freeze_batch_norm is not False:
+            parts = parts._replace(pooled=freeze_normalization(parts.pooled))
+        images = parts.pooled.input
+        x = embedding_before_unit_length(parts, units, pooling)
+    else:
+        images, x = _pooled_features(
+            backbone, weights, pooling, image_size, num_prefix_tokens, freeze_batch_norm
+        )  # (B, C)
+        if units is not None:
+            x = layers.Dense(int(units), name="projection")(x)  # (B, D)
+    # In float32 whatever the policy: 16-bit lengths are off by a percent.
+    x = layers.UnitNormalization(name="embedding", dtype="float32")(x)
+    if whitening:
+        if whitening is True:
+            whitening = PCAWhitening(name="whitening", dtype="float32")
+        x = whitening(x)
+        x = layers.UnitNormalization(name="whitened_embedding", dtype="float32")(x)
+    return keras.Model(images, x, name=name)
+
+
+def _pooled_features(
+    backbone, weights, pooling, image_size, num_prefix_tokens, freeze_batch_norm
+):
+    """Images, and the features of a backbone that are pooled of them."""
     pretrained = not isinstance(backbone, str) or weights is not None
     preprocess = None
     if isinstance(backbone, str):
-        backbone, preprocess = named_backbone(backbone, weights)
+        backbone, preprocess = named_backbone(backbone, weights, image_size)
+    check_channels_last(backbone)
     if hub_module(backbone):
         pretrained = True  # a preset, or a model of yours
         backbone, known = image_features(backbone, image_size)
@@ -122,17 +151,7 @@ def retrieval_model(
     if freeze_batch_norm or (freeze_batch_norm is None and pretrained):
         backbone = freeze_normalization(backbone)
     x = images if preprocess is None else preprocess(images)  # (B, H, W, 3)
-    x = _pooling(backbone, backbone(x), pooling, num_prefix_tokens)  # (B, C)
-    if units is not None:
-        x = layers.Dense(int(units), name="projection")(x)  # (B, D)
-    # In float32 whatever the policy: 16-bit lengths are off by a percent.
-    x = layers.UnitNormalization(name="embedding", dtype="float32")(x)
-    if whitening:
-        if whitening is True:
-            whitening = PCAWhitening(name="whitening", dtype="float32")
-        x = whitening(x)
-        x = layers.UnitNormalization(name="whitened_embedding", dtype="float32")(x)
-    return keras.Model(images, x, name=name)
+    return images, _pooling(backbone, backbone(x), pooling, num_prefix_tokens)
 
 
 def _image_shape(backbone, image_size):
@@ -220,13 +239,34 @@ def _check_features(backbone, features):
             f"{shapes}. Choose one of them, such as "
             f"`keras.Model(backbone.inputs, backbone.output[{key!r}])`."
         )
-    if len(getattr(features, "shape", ())) not in (3, 4):
+    rank = len(getattr(features, "shape", ()))
+    layer = _layer_of_features(backbone) if rank == 2 else None
+    if layer is not None:
+        raise ValueError(
+            "Expected a backbone that ends in one feature map (B, h, w, C), or in "
+            f"tokens (B, T, C). Received: {backbone.name!r}, whose output is "
+            f"{tuple(features.shape)}. Give it up to the layer with the features, "
+            f"{tuple(layer.output.shape)}: `keras.Model(model.input, "
+            f"model.get_layer({layer.name!r}).output)`."
+        )
+    if rank not in (3, 4):
         raise ValueError(
             "Expected a backbone that ends in one feature map (B, h, w, C), or in "
             f"tokens (B, T, C). Received: {backbone.name!r} with output {features}. "
             "Take it without its classifier and without pooling: `include_top=False` "
             "in keras.applications, the `backbone` of a task of keras-hub."
         )
+
+
+def _layer_of_features(model):
+    """The last layer of a model that gives a feature map, or else tokens."""
+    of_rank = {}
+    for layer in getattr(model, "layers", []):
+        shape = getattr(getattr(layer, "output", None), "shape", ())
+        # Not the input, nor a map of one pixel, which is pooled already.
+        if not isinstance(layer, layers.InputLayer) and shape[1:3] != (1, 1):
+            of_rank[len(shape)] = layer
+    return of_rank.get(4, of_rank.get(3))
 
 
 def _check_arguments(backbone, units, pooling, whitening, weights):

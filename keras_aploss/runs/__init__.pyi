@@ -1,3 +1,4 @@
+from .backbone import is_trained_model as is_trained_model
 from .checkpoint import RunCheckpoint as RunCheckpoint
 from .evaluation_set import (
     EvaluationSet as EvaluationSet,

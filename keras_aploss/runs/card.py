@@ -98,6 +98,9 @@ def portable(settings: RunSettings) -> RunSettings:
         field: pathlib.Path(getattr(settings, field)).name
         for field in ("data", "weights")
     }
+    backbone = pathlib.Path(settings.backbone)
+    if backbone.is_absolute() or backbone.exists():  # a trained model, or a preset
+        names["backbone"] = backbone.name
     return dataclasses.replace(settings, **names)
 
 

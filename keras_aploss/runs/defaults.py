@@ -15,6 +15,7 @@ import keras
 
 from keras_aploss.layers import ClassToken, PatchTokens
 from keras_aploss.models import is_architecture, native_image_size
+from keras_aploss.runs.backbone import trained_image_size
 from keras_aploss.runs.settings import RunSettings
 
 RANDOM = {"image_size": 64, "learning_rate": 2e-3, "epochs": 12}
@@ -51,7 +52,7 @@ def with_image_size(
     elif is_architecture(settings.backbone) or encoder is not None:
         size = native_image_size(settings.backbone)
     if encoder is not None:
-        size = encoder.input_shape[1] or size
+        size = encoder.input_shape[1] or trained_image_size(settings.backbone) or size
     return dataclasses.replace(settings, image_size=size)
 
 

@@ -1,20 +1,20 @@
 """The model of a run, its chunks, its batches and its optimizer."""
 
-import contextlib
 import logging
-import pathlib
-from collections.abc import Iterator
 
 import keras
 import numpy as np
 
 from keras_aploss.datasets import ImageSet
+from keras_aploss.embeddings import check_image_size
 from keras_aploss.images import Augmentation
 from keras_aploss.layers import PCAWhitening
 from keras_aploss.losses import APLoss
 from keras_aploss.metrics import BatchAP
 from keras_aploss.models import retrieval_model
+from keras_aploss.runs.backbone import is_trained_model, open_backbone
 from keras_aploss.runs.devices import Devices
+from keras_aploss.runs.precision import use_precision
 from keras_aploss.runs.settings import RunSettings, largest_divisor
 from keras_aploss.samplers import ClassBalancedSampler
 from keras_aploss.training import MultistageTrainer, choose_num_chunks
@@ -25,48 +25,30 @@ logger = logging.getLogger(__name__)
 def build_encoder(settings: RunSettings) -> keras.Model:
     """Build the untrained retrieval model in the precision of the settings.
 
+    Where the backbone is a trained model, its training goes on from there.
+
     Raises:
-        ValueError: if the backbone or its weights cannot be had.
+        ValueError: if the backbone or its weights cannot be had, or it does not take
+            images of the size of the settings.
     """
     whitening = settings.whitening and PCAWhitening(
         power=settings.whitening_power, name="whitening", dtype="float32"
     )
-    weights = settings.weights
-    if weights not in ("", "imagenet") and not pathlib.Path(weights).is_file():
-        raise ValueError(
-            "Expected `weights` to be '', 'imagenet' or a file. Received: "
-            f"weights={weights!r}, which is not a file. Check its spelling."
+    backbone, weights = settings.backbone, settings.weights or None
+    if is_trained_model(backbone):
+        backbone = open_backbone(settings)
+    with use_precision(settings.precision):
+        encoder = retrieval_model(
+            backbone,
+            settings.units or None,
+            pooling=settings.pooling,
+            image_size=settings.image_size or None,
+            whitening=whitening,
+            weights=weights,
         )
-    try:
-        with use_precision(settings.precision):
-            return retrieval_model(
-                settings.backbone,
-                settings.units or None,
-                pooling=settings.pooling,
-                image_size=settings.image_size,
-                whitening=whitening,
-                weights=weights or None,
-            )
-    # A failed download raises a bare Exception, a wrong file OSError or ValueError.
-    except Exception as error:
-        if not weights:
-            raise
-        raise ValueError(
-            "Expected `weights` that can be downloaded and fit the backbone. Received: "
-            f"weights={weights!r}, backbone={settings.backbone!r}: {error}. Choose "
-            "another file, or '' for random weights."
-        ) from error
-
-
-@contextlib.contextmanager
-def use_precision(policy: str) -> Iterator[None]:
-    """Build layers with a dtype policy; `keras.applications` reads the global one."""
-    kept = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(kept)
+    if settings.image_size:
+        check_image_size(encoder, settings.image_size)
+    return encoder
 
 
 def batch_shape(settings: RunSettings, num_classes: int) -> tuple[int, int]:

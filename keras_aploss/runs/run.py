@@ -39,8 +39,8 @@ from keras_aploss.runs.network import (
     in_chunks,
     make_sampler,
     num_chunks_of,
-    use_precision,
 )
+from keras_aploss.runs.precision import use_precision
 from keras_aploss.runs.settings import RunSettings
 from keras_aploss.runs.split import SPLIT_FILE, read_split, write_split
 from keras_aploss.runs.version import export_version

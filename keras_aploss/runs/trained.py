@@ -14,6 +14,7 @@ from typing import NamedTuple
 import keras
 
 from keras_aploss.checkpoints import load_ap_gem
+from keras_aploss.embeddings import check_image_size, input_size
 from keras_aploss.runs.card import read_evaluation
 from keras_aploss.runs.checkpoint import (
     encoder_of,
@@ -21,7 +22,7 @@ from keras_aploss.runs.checkpoint import (
     read_history,
     steps_of,
 )
-from keras_aploss.runs.network import use_precision
+from keras_aploss.runs.precision import use_precision
 from keras_aploss.runs.settings import RunSettings
 from keras_aploss.runs.split import SPLIT_FILE
 from keras_aploss.runs.version import read_training_record
@@ -79,12 +80,13 @@ def open_model(
     Args:
         path: a run folder, a `.keras` file, a version that `export_saved_model` wrote,
             or a published PyTorch checkpoint (`.pt`, `.pth`).
-        image_size: side of the square images; None: that of the run.
-        needs_size: whether a file outside a run folder must come with an `image_size`.
+        image_size: side of the square images; None: that of the run, or the one for
+            which the model is built.
+        needs_size: whether another file outside a run folder must come with one.
 
     Raises:
-        ValueError: if there is no such model, it cannot be read, or its image size is
-            needed and not known.
+        ValueError: if there is no such model, it cannot be read, its image size is
+            needed and not known, or it is built for another one.
 
     Example:
     >>> from keras_aploss.runs import open_model
@@ -99,11 +101,17 @@ def open_model(
     is_exported = path.is_dir()
     record = read_training_record(path) if is_exported else None
     run = record.settings if record else _run_settings(path)
-    if run is None and image_size is None and needs_size:
-        raise ValueError(
-            f"Expected `--image-size`: {str(path)!r} lies in no run folder that tells "
-            "with which size it was trained."
-        )
+    encoder, epochs, is_finished = _load(path, run)
+    own_size = input_size(encoder)[0]  # of a model that takes no other
+    if run is None and image_size is None:
+        image_size = own_size
+        if image_size is None and needs_size:
+            raise ValueError(
+                f"Expected `--image-size`: {str(path)!r} lies in no run folder that "
+                "tells with which size it was trained."
+            )
+    if image_size is not None:
+        check_image_size(encoder, image_size)
     name = path.parent.name if is_exported else path.stem
     settings = RunSettings(name=name) if run is None else run
     if is_exported:
@@ -113,7 +121,6 @@ def open_model(
     # The figures of a run are those of `model.keras`, not of its other files.
     is_measured = run is not None and path.name == "model.keras"
     evaluation = read_evaluation(path.parent) if is_measured else None
-    encoder, epochs, is_finished = _load(path, run)
     if record:
         epochs, is_finished = record.epochs, record.is_finished
     split_file = (path if is_exported else path.parent) / SPLIT_FILE

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import keras
 
 from keras_aploss.datasets import divide_by_format, is_below, label_in, walk_images
-from keras_aploss.embeddings import embed
+from keras_aploss.embeddings import check_image_size, embed
 from keras_aploss.images import (
     ImageFiles,
     SkippedImage,
@@ -83,7 +83,7 @@ def index_folder(
 
     Raises:
         ValueError: if the folder does not exist or holds no image (nothing is deleted),
-            or the model does not fit the index.
+            the model does not fit the index, or it is built for another image size.
         OSError: if the index cannot be written. What was written stays; the same call
             goes on from there.
 
@@ -105,6 +105,7 @@ def index_folder(
     'crows'
     >>> folder.cleanup()
     """
+    check_image_size(model, image_size)
     root = os.path.abspath(folder)
     workers = workers or os.cpu_count() or 1
     hashes, skipped, unseen = _look_through(root, workers, verbose)

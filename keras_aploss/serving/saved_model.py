@@ -31,7 +31,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_aploss.embeddings import check_scales, mean_and_kernel
+from keras_aploss.embeddings import (
+    check_image_size,
+    check_scales,
+    check_scales_of,
+    mean_and_kernel,
+)
 from keras_aploss.images import MAX_PIXELS, require_positive
 from keras_aploss.serving import wire
 from keras_aploss.serving.graph import decode_batch, make_embed
@@ -101,7 +106,8 @@ def export_saved_model(
     _require_tensorflow()
     require_positive(image_size=image_size, max_pixels=max_pixels)
     _require_embeddings(model, image_size)
-    scales = _require_scales(model, scales)
+    scales = check_scales(scales)
+    check_scales_of(model, scales)
     whitening = _require_whitening(model, whitening)
     path = pathlib.Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -200,14 +206,12 @@ def _require_embeddings(model, image_size):
         getattr(model, name, None) or [] for name in ("inputs", "outputs")
     )
     shape = tuple(inputs[0].shape) if len(inputs) == 1 else ()
-    fits = len(shape) == 4 and shape[1] in (None, image_size)
-    fits = fits and shape[2] in (None, image_size) and shape[3] == 3
-    if not fits:
+    if len(shape) != 4 or shape[3] != 3:
         raise ValueError(
-            "Expected a built model with one input of shape (B, H, W, 3) that accepts "
-            f"image_size={image_size}. Received: inputs="
-            f"{[tuple(tensor.shape) for tensor in inputs]}."
+            "Expected a built model with one input of shape (B, H, W, 3). Received: "
+            f"inputs={[tuple(tensor.shape) for tensor in inputs]}."
         )
+    check_image_size(model, image_size)
     if len(outputs) != 1 or len(outputs[0].shape) != 2:
         raise ValueError(
             "Expected a model with one output of shape (B, D). Received: outputs="
@@ -222,18 +226,6 @@ def _require_embeddings(model, image_size):
             f"{length:.3g} for an image of noise. End the model with "
             "`keras.layers.UnitNormalization()`."
         )
-
-
-def _require_scales(model, scales):
-    scales = check_scales(scales)
-    sides = tuple(model.inputs[0].shape[1:3])
-    if scales != [1.0] and sides != (None, None):
-        raise ValueError(
-            "Expected a model for images of any size, to run it at several scales. "
-            f"Received: scales={scales} for a model of images of {sides}. Build it "
-            "with an input of shape (None, None, 3)."
-        )
-    return scales
 
 
 def _require_whitening(model, whitening):

@@ -20,6 +20,7 @@ import numpy as np
 from keras_aploss.embeddings import (
     Progress,
     ShardFolder,
+    check_images,
     check_power,
     check_scales,
     describe_images,
@@ -124,6 +125,7 @@ def extract_to_shards(
     labels = _check(images, labels, shard_size, batch_size)
     options = {"scales": check_scales(scales), "power": power}
     check_power(power)
+    check_images(model, images, options["scales"])
     units = _units(model)
     import_ray()
     images, labels, unnamed = _named(images, labels)
