@@ -262,7 +262,7 @@ WRONG_TRAININGS = {
     "backbone": ({}, ["--backbone", "VGG99"], "backbone='VGG99'"),
     "not a backbone": ({}, ["--backbone", "resnet50"], "backbone='resnet50'"),
     "weights": ({}, ["--weights", "w.h5"], "'w.h5', which is not a file"),
-    "bad weights": ({"w.h5": "x"}, ["--weights", "w.h5"], "'w.h5', which cannot be read"),
+    "bad weights": ({"w.h5": "x"}, ["--weights", "w.h5"], "'w.h5', which cannot be"),
     "used folder": (
         {"r/settings.json": '{"epochs": 3}'}, ["--run-dir", "r"], "or resume that run"
     ),

@@ -41,6 +41,20 @@ def test_gem_lies_between_average_and_maximum():
     np.testing.assert_allclose(maximum, x.max(axis=(1, 2)), rtol=2e-3)
 
 
+@given(p=st.floats(1, 10), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=10)
+def test_signed_gem_pools_both_signs(p, seed):
+    x = np.random.default_rng(seed).normal(size=(2, 3, 4, 5)) * 10
+    layer = GeneralizedMeanPooling2D(p, signed=True)
+    expected = power_mean(np.maximum(x, 0), p) - power_mean(np.maximum(-x, 0), p)
+    np.testing.assert_allclose(run(layer, x), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(run(layer, -x), -run(layer, x), rtol=1e-5)
+    plain = GeneralizedMeanPooling2D(p)
+    np.testing.assert_allclose(run(layer, abs(x)), run(plain, abs(x)), rtol=1e-5)
+    average = run(GeneralizedMeanPooling2D(1, signed=True), x)
+    np.testing.assert_allclose(average, x.mean(axis=(1, 2)), atol=1e-4)
+
+
 def test_gem_channels_first():
     x = np.random.default_rng(1).random((2, 4, 5, 3)).astype("float32")
     for per_channel in (False, True):
@@ -190,7 +204,11 @@ def test_whitening_is_the_identity_until_adapted_and_lives_in_the_keras_file(tmp
     "layer",
     [
         GeneralizedMeanPooling2D(
-            2.0, per_channel=True, epsilon=1e-4, data_format="channels_first"
+            2.0,
+            per_channel=True,
+            signed=True,
+            epsilon=1e-4,
+            data_format="channels_first",
         ),
         PCAWhitening(3, 0.25, epsilon=1e-4, trainable=True),
     ],

@@ -34,6 +34,25 @@ def test_without_units_the_embedding_has_the_channels_of_the_backbone():
     assert retrieval_model(small_resnet((8, 16))).output.shape == (None, 16)
 
 
+def test_gem_pools_both_signs_unless_the_backbone_ends_in_a_relu(caplog):
+    x = keras.Input((None, None, 3))
+    linear = keras.Model(x, keras.layers.Conv2D(4, 3)(x))
+    wrapped = keras.Sequential([keras.Input((None, None, 3)), small_resnet((8,))])
+    leaky = keras.Model(x, keras.layers.ReLU(negative_slope=0.1)(linear(x)))
+    swish = keras.Model(x, keras.layers.Activation("swish")(linear(x)))
+    caplog.set_level("INFO")
+    signed = {
+        backbone.name: retrieval_model(backbone).get_layer("pooling").signed
+        for backbone in (small_resnet((8,)), wrapped, linear, leaky, swish)
+    }
+    assert list(signed.values()) == [False, False, True, True, True]
+    assert caplog.text.count("GeM pools positive and negative values") == 3
+    # An inner layer may end otherwise than the model.
+    cut = small_resnet((8,))
+    cut = keras.Model(cut.input, cut.layers[-2].output)  # the sum before the ReLU
+    assert retrieval_model(cut).get_layer("pooling").signed
+
+
 def batch_norms(model):
     found = []
     for layer in model.layers:

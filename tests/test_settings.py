@@ -80,7 +80,7 @@ def test_a_file_may_name_some_settings_only(tmp_path):
         ('{"epochs": 3.0}', "`epochs` to be of type int"),
         ('{"augment": 1}', "`augment` to be of type bool"),
         ('{"data": null}', "`data` to be of type str"),
-        ('{"learning_rate": NaN}', "`learning_rate` to be above 0.*=nan"),
+        ('{"learning_rate": NaN}', "`learning_rate` to be not negative.*=nan"),
         ("[" * 100_000, "cannot be read"),
     ],
 )

@@ -141,6 +141,8 @@ def _print_interrupted(report, settings, export_to):
     if export_to != DEFAULT_EXPORT:
         command += f" --export-to {shlex.quote(export_to)}"
     model = report.folder / "last.keras"
+    path = report.folder / "settings.json"
+    settings = RunSettings.load(path) if path.exists() else settings
     state = f"{report.epochs} of {settings.epochs} epochs are finished"
     if report.epochs:
         state += f"; {model} is the model after the last of them"

@@ -14,6 +14,15 @@ import numpy as np
 from keras import ops
 
 
+def _power_mean(x, p, axes, epsilon):
+    """(mean of max(x, ε)^p over `axes`)^(1/p), `p` of shape (C,) or (1,): (B, C)."""
+    shape = ops.shape(x)
+    area = ops.cast(shape[axes[0]] * shape[axes[1]], x.dtype)
+    exponent = ops.reshape(p, (-1, 1, 1)) if axes == (2, 3) else p
+    log_sum = ops.logsumexp(exponent * ops.log(ops.maximum(x, epsilon)), axis=axes)
+    return ops.exp((log_sum - ops.log(area)) / p)
+
+
 @keras.saving.register_keras_serializable(package="keras_aploss")
 class GeneralizedMeanPooling2D(keras.layers.Layer):
     """GeM pooling: the power mean of each channel over the feature map.
@@ -22,16 +31,27 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
 
     `p = 1` is average pooling, `p → ∞` is max pooling; in between, strong activations
     count more, wherever they are. `p` is learnt with the network and held at or above
-    1. The powers are taken as `logsumexp(p log x)` in float32, so that neither a large
-    `p` nor a 16-bit policy overflows or underflows, and the gradient at zero
-    activations is zero, not infinite.
+    1.
+
+    That formula loses whatever is negative, which is half of the output of a ConvNeXt
+    or of a transformer. With `signed=True` both signs are pooled, each by itself:
+
+        y_c = GeM(max(x, 0))_c - GeM(max(-x, 0))_c
+
+    of which `p = 1` is average pooling again, and which is the same on a map without
+    negative values.
+
+    The powers are taken as `logsumexp(p log x)` in float32, so that neither a large `p`
+    nor a 16-bit policy overflows or underflows, and the gradient at zero activations is
+    zero, not infinite.
 
     Args:
         p: initial exponent, at least 1. The paper starts at 3.
         trainable_p: whether `p` is learnt.
         per_channel: one exponent per channel, shape `(C,)`, instead of one, `(1,)`.
-        epsilon: floor of the activations, which must not be negative (end the
-            backbone with a ReLU or the like: values below are lost).
+        signed: pool negative activations, too. By default values below `epsilon` are
+            lost, as in the paper, whose networks end in a ReLU.
+        epsilon: floor of the activations.
         data_format: `"channels_last"` or `"channels_first"`; the Keras default if None.
 
     Input shape: `(B, H, W, C)`, or `(B, C, H, W)` for `"channels_first"`; any size.
@@ -49,6 +69,10 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
     >>> pooled = GeneralizedMeanPooling2D(p=3)(feature_map)
     >>> round(float(pooled[0, 0]), 4)  # ((1 + 8 + 27 + 64) / 4) ** (1 / 3)
     2.924
+    >>> signed = GeneralizedMeanPooling2D(p=3, signed=True)
+    >>> signed_map = np.array([1.0, -2.0, 0.0, 0.0], "float32").reshape(1, 2, 2, 1)
+    >>> round(float(signed(signed_map)[0, 0]), 4)  # (1 / 4) ** (1 / 3) - 2 * the same
+    -0.63
     """
 
     def __init__(
@@ -57,6 +81,7 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
         *,
         trainable_p: bool = True,
         per_channel: bool = False,
+        signed: bool = False,
         epsilon: float = 1e-6,
         data_format: str | None = None,
         name: str | None = None,
@@ -83,6 +108,7 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
         self.initial_p = float(p)
         self.trainable_p = trainable_p
         self.per_channel = per_channel
+        self.signed = signed
         self.epsilon = epsilon
         self.data_format = data_format
         self.input_spec = keras.layers.InputSpec(ndim=4)
@@ -107,15 +133,11 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
             )
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
         p = ops.cast(self.p, dtype)
-        if self.data_format == "channels_first":
-            p = ops.reshape(p, (-1, 1, 1))
-        x = ops.maximum(ops.cast(inputs, dtype), self.epsilon)  # (B, H, W, C)
-        shape = ops.shape(x)
-        area = ops.cast(shape[axes[0]] * shape[axes[1]], dtype)
-        log_sum = ops.logsumexp(p * ops.log(x), axis=axes)  # (B, C)
-        log_mean = log_sum - ops.log(area)
-        p = ops.reshape(p, (-1,))
-        return ops.cast(ops.exp(log_mean / p), self.compute_dtype)
+        x = ops.cast(inputs, dtype)  # (B, H, W, C)
+        pooled = _power_mean(x, p, axes, self.epsilon)  # (B, C)
+        if self.signed:
+            pooled = pooled - _power_mean(-x, p, axes, self.epsilon)
+        return ops.cast(pooled, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         channels = input_shape[-1 if self.data_format == "channels_last" else 1]
@@ -127,6 +149,7 @@ class GeneralizedMeanPooling2D(keras.layers.Layer):
             "p": self.initial_p,
             "trainable_p": self.trainable_p,
             "per_channel": self.per_channel,
+            "signed": self.signed,
             "epsilon": self.epsilon,
             "data_format": self.data_format,
         }

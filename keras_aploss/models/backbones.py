@@ -1,5 +1,6 @@
 """Backbones by name, with the scaling of pixels that each was trained with."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -53,3 +54,9 @@ def named_backbone(
 def _unscaled(images):
     """The pixels as they are: the model scales them itself."""
     return images
+
+
+def is_architecture(name: str) -> bool:
+    """Whether a backbone is the name of a network that has random weights by itself."""
+    is_class = inspect.isfunction(vars(keras.applications).get(name))
+    return name == "small_resnet" or name in VERSIONS or is_class

@@ -29,7 +29,12 @@ IMAGE_BACKBONES = (
     "ResNetBackbone", "SigLIPBackbone", "SwinTransformerBackbone", "VGGBackbone",
     "ViTBackbone", "XceptionBackbone",
 )  # fmt: skip
-CONVERTER = "image_converter.json"  # beside the `config.json` of a preset
+# keras-hub (0.32) cannot make the layers of these from their own configuration.
+SAVED_WHOLE = (
+    "DeiTBackbone", "MiTBackbone", "SwinTransformerBackbone", "ViTBackbone",
+)  # fmt: skip
+# Beside the `config.json` of a preset of keras-hub, and of a checkout of Hugging Face.
+CONVERTER, PROCESSOR = "image_converter.json", "preprocessor_config.json"
 
 
 def hub_preset(
@@ -71,16 +76,16 @@ def hub_preset(
             f"file. Received: weights='imagenet' for {name!r}."
         )
     try:
+        scale, offset = _pixel_scaling(name, keras_hub)
         backbone = keras_hub.models.Backbone.from_preset(
             name, load_weights=weights is None
         )
         if weights is not None:
             backbone.load_weights(weights)
-        converter = _image_converter(name, keras_hub)
     # Whatever the network, a registry or a broken file makes Keras raise.
     except Exception as error:
         raise ValueError(_no_preset(name, weights, error, keras_hub)) from error
-    return backbone, _pixel_scaling(converter)
+    return backbone, layers.Rescaling(scale, offset, name="pixel_scaling")
 
 
 def _check_images(name, hub):
@@ -114,32 +119,44 @@ def _no_preset(name, weights, error, hub):
     )
 
 
-def _image_converter(name, hub):
-    """The layer of the preset that makes pixels for the backbone."""
+def _pixel_scaling(name, hub):
+    """Scale and offset of pixels of 0-255, each a number or one for each channel."""
     path = pathlib.Path(name)
-    if not path.is_dir():
-        return hub.layers.ImageConverter.from_preset(name)
     if (path / CONVERTER).is_file():
         config = json.loads((path / CONVERTER).read_text(encoding="utf-8"))
-        return keras.saving.deserialize_keras_object(config)
-    if "registered_name" in json.loads((path / "config.json").read_text("utf-8")):
+        converter = keras.saving.deserialize_keras_object(config)
+    elif (path / PROCESSOR).is_file():
+        return _of_hugging_face(json.loads((path / PROCESSOR).read_text("utf-8")))
+    elif (path / "config.json").is_file() and "registered_name" in json.loads(
+        (path / "config.json").read_text(encoding="utf-8")
+    ):
         raise FileNotFoundError(
             f"no {CONVERTER}, which says how pixels of 0-255 are scaled. Write the "
             "preset's own, `keras_hub.layers.ImageConverter.from_preset(name)"
             ".save_to_preset(folder)`, or one of yours, such as "
             "`keras_hub.layers.ImageConverter(scale=1 / 255).save_to_preset(folder)`"
         )
-    return hub.layers.ImageConverter.from_preset(name)  # a checkout of Hugging Face
-
-
-def _pixel_scaling(converter):
-    if converter.scale is None and converter.offset is None:
-        return lambda images: images
-    return layers.Rescaling(
+    else:
+        converter = hub.layers.ImageConverter.from_preset(name)
+    if converter is None:
+        raise FileNotFoundError(
+            f"no {PROCESSOR}, which says how pixels of 0-255 are scaled, can be read. "
+            "Download all files of the model, and give the folder"
+        )
+    return (
         1.0 if converter.scale is None else converter.scale,
         0.0 if converter.offset is None else converter.offset,
-        name="pixel_scaling",
     )
+
+
+def _of_hugging_face(config):
+    """Scale and offset of `(pixel * rescale_factor - mean) / std`."""
+    factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", 1) else 1
+    if not config.get("do_normalize", True):
+        return factor, 0.0
+    mean, std = config["image_mean"], config["image_std"]
+    offset = [-one / other for one, other in zip(mean, std, strict=True)]
+    return [factor / one for one in std], offset
 
 
 def hub_module(model: Any) -> ModuleType | None:
@@ -170,14 +187,29 @@ def image_features(
         ValueError: if the backbone does not take images of this size.
     """
     encoder = getattr(backbone, "vision_encoder", None) or backbone
+    if len(encoder.inputs) > 1 or len(encoder.inputs[0].shape) != 4:
+        return encoder, None  # none of images
     encoder = _of_size(encoder, image_size)
+    prefix = _num_prefix_tokens(encoder)
+    if _is_a(encoder, *SAVED_WHOLE):
+        _check_not_partly_frozen(encoder)
+        return encoder, prefix
     output = encoder.output
     if _is_a(encoder, "SigLIPVisionEncoder"):
         output = encoder.post_layer_norm.output  # before the head that pools tokens
     elif _is_a(encoder, "HGNetV2Backbone"):
         output = output[list(output)[-1]]  # the last of its stages
-    model = keras.Model(encoder.inputs[0], output, name=encoder.name)
-    return model, _num_prefix_tokens(encoder)
+    return keras.Model(encoder.inputs[0], output, name=encoder.name), prefix
+
+
+def _check_not_partly_frozen(encoder):
+    frozen = [layer.name for layer in encoder.layers if not layer.trainable]
+    if encoder.trainable and frozen:
+        raise ValueError(
+            f"Expected {encoder.name!r} to be trained or frozen as a whole, which is "
+            f"what a file of its class can say. Received: frozen layers {frozen}. Set "
+            "`backbone.trainable`, or freeze them in the model that you get."
+        )
 
 
 def _is_a(model, *names):
@@ -202,30 +234,44 @@ def _num_prefix_tokens(encoder):
 def _of_size(encoder, size):
     """The encoder for images of another size, with interpolated positions."""
     shape = tuple(encoder.inputs[0].shape[1:])
-    if size is None or None in shape[:2] or shape[:2] == (size, size):
+    if None in shape[:2]:
+        return encoder
+    size = shape[:2] if size is None else (size, size)
+    config = {"image_shape": (*size, 3)}
+    if _is_a(encoder, "DINOV2Backbone"):
+        # It saves the positions of its training, of this size, and not those in use:
+        # what these have learnt would get lost between two interpolations.
+        config["position_embedding_shape"] = config["image_shape"]
+    old = encoder.get_config()
+    if "image_shape" not in old:
+        config["input_shape"] = config.pop("image_shape")  # EfficientNet
+    if all(tuple(old[key]) == value for key, value in config.items()):
         return encoder
     patch = _patch_size(encoder)
-    if size % patch or size < patch:
-        below = size // patch * patch
-        raise ValueError(
-            f"Expected `image_size` to be a multiple of {patch}, the side of a patch "
-            f"of {encoder.name!r}. Received: image_size={size}; the nearest are "
-            f"{' and '.join(str(n) for n in (below, below + patch) if n)}."
-        )
-    config = encoder.get_config()
-    key = "image_shape" if "image_shape" in config else "input_shape"
+    _check_patches(encoder, size, patch)
     try:
-        resized = type(encoder).from_config(config | {key: (size, size, 3)})
-        _copy_weights(encoder, resized, [side // patch for side in shape[:2]])
+        resized = type(encoder).from_config(old | config)
     except Exception as error:
         raise ValueError(
             f"Expected an `image_size` that {encoder.name!r} takes; it was built for "
-            f"{shape[0]} x {shape[1]}. Received: image_size={size}: {error}"
+            f"{shape[0]} x {shape[1]}. Received: {size[0]} x {size[1]}: {error}"
         ) from error
+    _copy_weights(encoder, resized, [side // patch for side in shape[:2]])
     for ours, theirs in zip(resized.layers, encoder.layers, strict=True):
         if not theirs.trainable:
             ours.trainable = False
     return resized
+
+
+def _check_patches(encoder, size, patch):
+    for side in size:
+        if side % patch or side < patch:
+            below = side // patch * patch
+            raise ValueError(
+                f"Expected `image_size` to be a multiple of {patch}, the side of a "
+                f"patch of {encoder.name!r}. Received: {side}; the nearest are "
+                f"{' and '.join(str(n) for n in (below, below + patch) if n)}."
+            )
 
 
 def _patch_size(encoder):
@@ -238,18 +284,31 @@ def _copy_weights(source, target, grid):
 
     `grid` is the number of rows and columns of patches of the source.
     """
+    is_dinov2 = _is_a(source, "DINOV2Backbone")
     for ours, theirs in zip(target.weights, source.weights, strict=True):
         if ours.shape == theirs.shape:
             ours.assign(theirs)
         elif "int" in str(ours.dtype):  # the numbers of the positions, (1, T)
             ours.assign(np.arange(ours.shape[-1]).reshape(ours.shape))
-        else:
+        elif not is_dinov2:
             ours.assign(_interpolated(ops.convert_to_numpy(theirs), ours.shape, grid))
-    if _is_a(source, "DINOV2Backbone"):
-        # keeps the positions of its training beside those for its images
-        store = {}
-        source.embeddings.save_own_variables(store)
-        target.embeddings.load_own_variables(store)
+    if is_dinov2:
+        _copy_positions(source.embeddings, target.embeddings)
+
+
+def _copy_positions(source, target):
+    """Copy the positions of DINOv2, which are there twice: as trained, and as used."""
+    positions = source.interpolated_position_embeddings
+    if source.image_shape != target.image_shape:
+        source.save_own_variables({})  # brings those as trained up to date
+        grid = [side // source.patch_size for side in source.position_embedding_shape]
+        positions = _interpolated(
+            ops.convert_to_numpy(source.position_embeddings),
+            target.position_embeddings.shape,
+            grid,
+        )
+    target.position_embeddings.assign(positions)
+    target.interpolated_position_embeddings.assign(positions)
 
 
 def _interpolated(positions, shape, grid):

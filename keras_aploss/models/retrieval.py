@@ -9,6 +9,8 @@ Dimension key: ``B`` batch, ``H, W`` height and width of the images, ``h, w, C``
 feature map, ``D`` units of the embedding.
 """
 
+import logging
+
 import keras
 import numpy as np
 from keras import layers
@@ -21,9 +23,12 @@ from keras_aploss.layers import (
 )
 from keras_aploss.models.backbones import named_backbone
 from keras_aploss.models.channels import channels_last, check_channels_last
+from keras_aploss.models.continued import embedding_before_unit_length, trained_parts
 from keras_aploss.models.hub import hub_module, image_features
 from keras_aploss.models.plain import freeze_normalization, of_plain_layers
-from keras_aploss.models.continued import embedding_before_unit_length, trained_parts
+from keras_aploss.models.signs import ends_in_relu
+
+logger = logging.getLogger(__name__)
 
 POOLING = ("average", "cls", "cls+gem", "gem", "max")
 
@@ -56,7 +61,8 @@ def retrieval_model(
             tokens `(B, T, C)`.
         units: size `D` of the embedding, made by a projection with bias after the
             pooling; None leaves the projection out (`D = C`).
-        pooling: `"gem"`, `"average"` or `"max"` of the feature map or of the patches;
+        pooling: `"gem"`, `"average"` or `"max"` of the feature map or of the patches
+            (unless the backbone ends in a ReLU, GeM pools values of both signs);
             of a transformer also `"cls"`, its class token, or `"cls+gem"`, the class
             token and the GeM of the patches, each of unit length, side by side
             (`D = 2 C` without projection).
@@ -139,7 +145,8 @@ def _pooled_features(
         pretrained = True  # a preset, or a model of yours
         backbone, known = image_features(backbone, image_size)
         num_prefix_tokens = known if num_prefix_tokens is None else num_prefix_tokens
-    backbone = of_plain_layers(backbone)
+    else:
+        backbone = of_plain_layers(backbone)
     images = keras.Input(_image_shape(backbone, image_size), name="images")
     if freeze_batch_norm or (freeze_batch_norm is None and pretrained):
         backbone = freeze_normalization(backbone)
@@ -193,15 +200,10 @@ def _pooling(backbone, features, pooling, num_prefix_tokens):
         )
     if pooling == "cls":
         return ClassToken(name="pooling")(features)
-    kind = {
-        "gem": GeneralizedMeanPooling2D,
-        "max": layers.GlobalMaxPooling2D,
-        "average": layers.GlobalAveragePooling2D,
-    }[pooling.removeprefix("cls+")]
     patches = features
     if not is_map:
         patches = PatchTokens(num_prefix_tokens, name="patches")(features)
-    pooled = kind(name="pooling")(patches)
+    pooled = _global_pooling(backbone, pooling.removeprefix("cls+"))(patches)
     if pooling != "cls+gem":
         return pooled
     # Of unit length each: neither part outweighs the other.
@@ -209,6 +211,22 @@ def _pooling(backbone, features, pooling, num_prefix_tokens):
     return layers.Concatenate(name="class_token_and_patches")(
         [layers.UnitNormalization(dtype="float32")(part) for part in parts]
     )
+
+
+def _global_pooling(backbone, pooling):
+    """The pooling layer; GeM must not lose half of a map that has negative values."""
+    if pooling == "max":
+        return layers.GlobalMaxPooling2D(name="pooling")
+    if pooling == "average":
+        return layers.GlobalAveragePooling2D(name="pooling")
+    signed = not ends_in_relu(backbone)
+    if signed:
+        logger.info(
+            "%s does not end in a ReLU: GeM pools positive and negative values, each "
+            "by themselves (`GeneralizedMeanPooling2D(signed=True)`).",
+            backbone.name,
+        )
+    return GeneralizedMeanPooling2D(signed=signed, name="pooling")
 
 
 def _check_features(backbone, features):

@@ -21,6 +21,14 @@ def is_trained_model(backbone: str) -> bool:
     return is_file or any((path / name).exists() for name in _FILES)
 
 
+def trained_image_size(backbone: str) -> int:
+    """The image size of the run of a trained model; 0 if it is not known."""
+    path = pathlib.Path(backbone)
+    folder = path if path.is_dir() else path.parent
+    file = folder / "settings.json"
+    return RunSettings.load(file).image_size if file.exists() else 0
+
+
 def open_backbone(settings: RunSettings) -> keras.Model:
     """Open the trained model of the settings.
 

@@ -1,6 +1,7 @@
 """The checkpoint of a run: the files of its folder that change during training."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import pathlib
@@ -276,6 +277,11 @@ def load_model(path: pathlib.Path, *, compile: bool = False) -> keras.Model:
         return keras.saving.load_model(path, compile=compile)
     # A damaged archive raises almost anything: BadZipFile, KeyError, ValueError...
     except Exception as error:
+        if "keras_hub" in str(error) and importlib.util.find_spec("keras_hub") is None:
+            raise ValueError(
+                f"Expected keras-hub, of which the model in {str(path)!r} is made. "
+                'Received: it is not installed. pip install "keras_aploss[hub]"'
+            ) from error
         raise ValueError(
             f"Expected a whole `.keras` file. Received: {str(path)!r}, which cannot "
             f"read: {' '.join(str(error).split()) or type(error).__name__}."

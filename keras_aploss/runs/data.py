@@ -16,6 +16,7 @@ from keras_aploss.datasets import (
     synthetic_landmarks,
 )
 from keras_aploss.images import ImageFiles, SkippedImage
+from keras_aploss.runs.defaults import with_image_size
 from keras_aploss.runs.duplicates import leave_out_copies, warn_of_training_copies
 from keras_aploss.runs.settings import RunSettings
 from keras_aploss.runs.split import (
@@ -74,6 +75,7 @@ def read_image_sets(settings: RunSettings, *, verbose: int = 0) -> dict[str, Ima
     Raises:
         ValueError: if there is no such folder or file, or it has no readable image.
     """
+    settings = with_image_size(settings)
     data, size = settings.data, settings.image_size
     if data == BUILT_IN:
         sets = synthetic_landmarks(
@@ -246,6 +248,7 @@ def read_run_data(
         ValueError: if the data cannot be read, or not be split; see `split_sets`; or
             one part has too few images or classes.
     """
+    settings = with_image_size(settings)
     sets = read_image_sets(settings, verbose=verbose)
     root = data_root(settings.data)
     if listed is None:

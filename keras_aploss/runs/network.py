@@ -40,13 +40,14 @@ def build_encoder(settings: RunSettings) -> keras.Model:
     with use_precision(settings.precision):
         encoder = retrieval_model(
             backbone,
-            settings.units,
+            settings.units or None,
             pooling=settings.pooling,
-            image_size=settings.image_size,
+            image_size=settings.image_size or None,
             whitening=whitening,
             weights=weights,
         )
-    check_image_size(encoder, settings.image_size)
+    if settings.image_size:
+        check_image_size(encoder, settings.image_size)
     return encoder
 
 

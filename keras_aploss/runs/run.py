@@ -29,6 +29,7 @@ from keras_aploss.runs.data import (
     read_run_data,
     warn_of_no_list,
 )
+from keras_aploss.runs.defaults import with_defaults
 from keras_aploss.runs.devices import use_devices
 from keras_aploss.runs.evaluation_set import EvaluationSet, data_name
 from keras_aploss.runs.folder import check_folder, held_folder
@@ -156,6 +157,7 @@ def _train(settings, folder, devices, *, resume, verbose):
             model = load_model(folder / "last.keras", compile=True)
     else:
         model = build_encoder(settings)
+        settings = with_defaults(settings, model)
         num_chunks = num_chunks_of(settings, model, devices)
         settings = dataclasses.replace(settings, num_chunks=num_chunks)
     data = _read_data(settings, folder, resume, int(verbose in (1, "auto")))

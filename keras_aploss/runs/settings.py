@@ -71,7 +71,10 @@ class RunSettings:
         "", "Name of the exported model; by default the name of the data."
     )
     image_size: int = _field(
-        64, "Side of the square images that the model sees.", AT_LEAST_1
+        0,
+        "Side of the square images that the model sees; 0: that of the pretrained "
+        "network (224 for most), or 64 for random weights.",
+        NOT_NEGATIVE,
     )
     test_fraction: float = _field(
         0.25,
@@ -102,7 +105,12 @@ class RunSettings:
     weights: str = _field(
         "", "Initial weights of the backbone: '' (random), 'imagenet' or a file."
     )
-    units: int = _field(128, "Number of dimensions of the embedding.", AT_LEAST_1)
+    units: int = _field(
+        128,
+        "Number of dimensions of the embedding, made by a projection; 0: no projection,"
+        " the embedding has the channels of the backbone.",
+        NOT_NEGATIVE,
+    )
     pooling: str = _field(
         "gem",
         "Global pooling: 'gem', 'average' or 'max'; for transformers also 'cls' (the "
@@ -138,16 +146,22 @@ class RunSettings:
         "'data_parallel': all devices of one or more hosts (KERAS_BACKEND=jax).",
         STRATEGY,
     )
-    epochs: int = _field(12, "Number of epochs.", AT_LEAST_1)
+    epochs: int = _field(
+        0,
+        "Number of epochs; 0: 8 for a pretrained network, 12 for random weights.",
+        NOT_NEGATIVE,
+    )
     steps_per_epoch: int = _field(
         0,
         "Batches per epoch; 0: as many as cover all training images once.",
         NOT_NEGATIVE,
     )
     learning_rate: float = _field(
-        2e-3,
-        "Peak learning rate of AdamW: linear warm-up, then cosine decay.",
-        ABOVE_0,
+        0.0,
+        "Peak learning rate of AdamW: linear warm-up, then cosine decay; 0: 3e-4 for a "
+        "pretrained network, 3e-5 for a pretrained transformer, 2e-3 for random "
+        "weights.",
+        NOT_NEGATIVE,
     )
     weight_decay: float = _field(1e-4, "Decoupled weight decay (AdamW).", NOT_NEGATIVE)
     num_bins: int = _field(20, "AP loss: number of histogram bins.", AT_LEAST_2)
