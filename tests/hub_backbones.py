@@ -1,5 +1,8 @@
 """A tiny random backbone of each family of keras-hub, for images of 32 pixels."""
 
+import keras
+from gradients import BACKEND
+
 SIZE = 32
 
 # Families of one image size; the number of their tokens before the patches.
@@ -11,6 +14,13 @@ CNNS = (
     "ResNet", "EfficientNet", "HGNetV2", "MobileNetV3", "MobileNetV5", "DenseNet",
     "VGG", "Xception", "CSPNet", "MiT",
 )  # fmt: skip
+
+
+def outputs(model, x):
+    """Arrays. JAX compiles each operation that it runs at once: there, all together."""
+    if BACKEND != "tensorflow":
+        return model.predict(x, verbose=0)
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, model(x))
 
 
 def make(family, models, **options):

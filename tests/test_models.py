@@ -256,6 +256,7 @@ def test_whitening_is_float32_under_mixed_precision():
         ({"backbone": "resnet"}, "keras.applications"),
         ({"pooling": "median"}, "pooling"),
         ({"units": 0}, "units"),
+        ({"image_size": 224.0}, "image_size"),
         (
             {"backbone": keras.Sequential([keras.layers.GlobalMaxPooling2D()])},
             "feature map",

@@ -7,6 +7,7 @@ from keras_aploss.layers.inference import InferenceMode as InferenceMode
 from keras_aploss.layers.pooling import (
     GeneralizedMeanPooling2D as GeneralizedMeanPooling2D,
 )
+from keras_aploss.layers.positions import SavedPositions as SavedPositions
 from keras_aploss.layers.tokens import (
     ClassToken as ClassToken,
     PatchTokens as PatchTokens,
@@ -22,5 +23,6 @@ __all__ = [
     "InferenceMode",
     "PCAWhitening",
     "PatchTokens",
+    "SavedPositions",
     "pca_kernel",
 ]

@@ -21,6 +21,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_aploss.layers import SavedPositions
+
 # Presets of texts and sounds are refused before they are downloaded.
 IMAGE_BACKBONES = (
     "CLIPBackbone", "CSPNetBackbone", "DINOV2Backbone", "DINOV3Backbone",
@@ -199,7 +201,17 @@ def image_features(
         output = encoder.post_layer_norm.output  # before the head that pools tokens
     elif _is_a(encoder, "HGNetV2Backbone"):
         output = output[list(output)[-1]]  # the last of its stages
-    return keras.Model(encoder.inputs[0], output, name=encoder.name), prefix
+    model = keras.Model(encoder.inputs[0], output, name=encoder.name)
+    if _is_a(encoder, "DINOV2Backbone"):
+        model = keras.models.clone_model(
+            model,
+            clone_function=lambda layer: (
+                SavedPositions(layer, name=layer.name)
+                if layer is encoder.embeddings
+                else layer
+            ),
+        )
+    return model, prefix
 
 
 def _check_not_partly_frozen(encoder):
@@ -239,8 +251,7 @@ def _of_size(encoder, size):
     size = shape[:2] if size is None else (size, size)
     config = {"image_shape": (*size, 3)}
     if _is_a(encoder, "DINOV2Backbone"):
-        # It saves the positions of its training, of this size, and not those in use:
-        # what these have learnt would get lost between two interpolations.
+        # It saves the positions of its training, of this size, and not those in use.
         config["position_embedding_shape"] = config["image_shape"]
     old = encoder.get_config()
     if "image_shape" not in old:

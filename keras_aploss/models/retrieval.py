@@ -108,7 +108,7 @@ def retrieval_model(
     >>> np.linalg.norm(embeddings, axis=1).round(4)
     array([1., 1.], dtype=float32)
     """
-    _check_arguments(backbone, units, pooling, whitening, weights)
+    _check_arguments(backbone, units, pooling, image_size, whitening, weights)
     parts = None if isinstance(backbone, str) else trained_parts(backbone)
     if parts:
         _image_shape(backbone, image_size)  # or the reason why not
@@ -269,16 +269,17 @@ def _layer_of_features(model):
     return of_rank.get(4, of_rank.get(3))
 
 
-def _check_arguments(backbone, units, pooling, whitening, weights):
+def _check_arguments(backbone, units, pooling, image_size, whitening, weights):
     if pooling not in POOLING:
         raise ValueError(
             f"Expected `pooling` to be one of {list(POOLING)}. Received: {pooling!r}."
         )
-    if units is not None and (not isinstance(units, int | np.integer) or units < 1):
-        raise ValueError(
-            "Expected `units` to be an integer of at least 1, or None. Received: "
-            f"units={units!r}."
-        )
+    for name, value in {"units": units, "image_size": image_size}.items():
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise ValueError(
+                f"Expected `{name}` to be an integer of at least 1, or None. Received: "
+                f"{name}={value!r}."
+            )
     if not isinstance(backbone, str | keras.Model):
         raise ValueError(
             "Expected `backbone` to be a name or a keras.Model. Received: "
