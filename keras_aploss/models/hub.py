@@ -14,7 +14,6 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import keras
@@ -22,6 +21,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_aploss.layers import SavedPositions
+from keras_aploss.models.weights import check_file, load_weights
 
 # Presets of texts and sounds are refused before they are downloaded.
 IMAGE_BACKBONES = (
@@ -77,16 +77,18 @@ def hub_preset(
             "Expected a preset of keras-hub without `weights`, as it has its own, or a "
             f"file. Received: weights='imagenet' for {name!r}."
         )
+    if weights is not None:
+        check_file(weights)
     try:
         scale, offset = _pixel_scaling(name, keras_hub)
         backbone = keras_hub.models.Backbone.from_preset(
             name, load_weights=weights is None
         )
-        if weights is not None:
-            backbone.load_weights(weights)
     # Whatever the network, a registry or a broken file makes Keras raise.
     except Exception as error:
-        raise ValueError(_no_preset(name, weights, error, keras_hub)) from error
+        raise ValueError(_no_preset(name, error, keras_hub)) from error
+    if weights is not None:
+        load_weights(backbone, weights)
     return backbone, layers.Rescaling(scale, offset, name="pixel_scaling")
 
 
@@ -99,15 +101,14 @@ def _check_images(name, hub):
         )
 
 
-def _no_preset(name, weights, error, hub):
+def _no_preset(name, error, hub):
     """What was tried, and how to bring a preset by hand."""
     problem = f"{type(error).__name__}: {error}".rstrip(".")
     if os.path.isdir(name):
-        file = "" if weights is None else f" with weights={weights!r}"
         return (
             "Expected a folder of `save_to_preset` with its image converter, or a "
-            f"checkout of Hugging Face. Received: {name!r}{file}, which cannot be "
-            f"read: {problem}."
+            f"checkout of Hugging Face. Received: {name!r}, which cannot be read: "
+            f"{problem}."
         )
     preset = hub.models.Backbone.presets.get(name, {})
     return (
@@ -161,14 +162,19 @@ def _of_hugging_face(config):
     return [factor / one for one in std], offset
 
 
-def hub_module(model: Any) -> ModuleType | None:
-    """The module keras_hub if the model is a backbone of it, else None.
+def is_hub_backbone(model: Any) -> bool:
+    """Whether a model is a backbone of keras-hub.
 
-    Whoever has such a model has imported keras-hub.
+    Raises:
+        ValueError: if it is a task of keras-hub, which has one.
     """
-    hub = sys.modules.get("keras_hub")
-    is_backbone = hub is not None and isinstance(model, hub.models.Backbone)
-    return hub if is_backbone else None
+    hub = sys.modules.get("keras_hub")  # imported by whoever has such a model
+    if hub is not None and isinstance(model, hub.models.Task):
+        raise ValueError(
+            f"Expected a backbone of keras-hub. Received: {model.name!r}, a task. Give "
+            "its `backbone`."
+        )
+    return hub is not None and isinstance(model, hub.models.Backbone)
 
 
 def image_features(

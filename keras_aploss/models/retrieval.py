@@ -24,7 +24,7 @@ from keras_aploss.layers import (
 from keras_aploss.models.backbones import named_backbone
 from keras_aploss.models.channels import channels_last, check_channels_last
 from keras_aploss.models.continued import embedding_before_unit_length, trained_parts
-from keras_aploss.models.hub import hub_module, image_features
+from keras_aploss.models.hub import image_features, is_hub_backbone
 from keras_aploss.models.plain import freeze_normalization, of_plain_layers
 from keras_aploss.models.signs import ends_in_relu
 
@@ -141,7 +141,7 @@ def _pooled_features(
     if isinstance(backbone, str):
         backbone, preprocess = named_backbone(backbone, weights, image_size)
     check_channels_last(backbone)
-    if hub_module(backbone):
+    if is_hub_backbone(backbone):
         pretrained = True  # a preset, or a model of yours
         backbone, known = image_features(backbone, image_size)
         num_prefix_tokens = known if num_prefix_tokens is None else num_prefix_tokens
@@ -254,7 +254,7 @@ def _check_features(backbone, features):
             "Expected a backbone that ends in one feature map (B, h, w, C), or in "
             f"tokens (B, T, C). Received: {backbone.name!r} with output {features}. "
             "Take it without its classifier and without pooling: `include_top=False` "
-            "in keras.applications, the `backbone` of a task of keras-hub."
+            "in keras.applications."
         )
 
 
