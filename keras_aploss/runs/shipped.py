@@ -34,6 +34,11 @@ def shipped_model() -> pathlib.Path:
         FileNotFoundError: it was not installed; the message says where it was looked
             for.
         ValueError: a file is missing or is not the one that comes with the package.
+
+    Example:
+    >>> from keras_aploss.runs import shipped_model
+    >>> "/".join(shipped_model().parts[-2:])  # doctest: +SKIP
+    'photos/1'
     """
     places = [_ABOVE / "saved_models", _ABOVE / _INSTALLED, *_recorded()]
     for place in places:
