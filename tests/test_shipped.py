@@ -70,7 +70,7 @@ def test_other_files_than_those_that_were_shipped_are_refused(above, damage):
     file.unlink()
     file.touch()
     damage(file)
-    with pytest.raises(ValueError, match="another '1/fingerprint.pb', or none"):
+    with pytest.raises(ValueError, match=r"another '1/fingerprint\.pb', or none"):
         shipped_model()
     assert not is_shipped(file.parent)
 

@@ -92,7 +92,7 @@ def query_options(command):
             "--model",
             type=EXISTING_PATH,
             help="Model that embeds queries; by default that of the index, unless it "
-            "is a SavedModel or in the folder of the index.",
+            "is a SavedModel of others or in the folder of the index.",
         ),
     ):
         command = option(command)
