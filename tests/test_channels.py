@@ -39,7 +39,7 @@ def convolution(shape, *around):
 @pytest.mark.parametrize("shape", [(3, None, None), (16, 16, 3), (3, 16, 16)])
 def test_a_backbone_for_channels_first_is_refused(channels_first, shape):
     # With 16 x 16 x 3 it would take the rows for channels, and train.
-    with pytest.raises(ValueError, match="'mine', for images .B, 3, H, W.*'conv'"):
+    with pytest.raises(ValueError, match=r"'mine', for images .B, 3, H, W.*'conv'"):
         retrieval_model(convolution(shape))
     with pytest.raises(ValueError, match="set_image_data_format"):
         retrieval_model(keras.Sequential([keras.Input(shape), convolution(shape)]))
