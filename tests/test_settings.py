@@ -100,14 +100,14 @@ def test_a_file_that_is_no_text_or_missing_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("epochs", 0, "at least 1"),
-        ("image_size", -1, "at least 1"),
+        ("epochs", -1, "not negative"),
+        ("image_size", -1, "not negative"),
         ("images_per_class", 1, "at least 2"),
         ("classes_per_batch", 1, "at least 2"),
         ("test_fraction", 1.0, "above 0 and below 1"),
         ("crop_scale", 0.0, "above 0 and at most 1"),
-        ("learning_rate", 0.0, "above 0"),
-        ("learning_rate", float("inf"), "above 0"),
+        ("learning_rate", -1e-3, "not negative"),
+        ("learning_rate", float("inf"), "not negative"),
         ("weight_decay", -0.1, "not negative"),
         ("whitening_power", 1.1, "between 0 and 1"),
         ("seed", -1, "not negative"),
