@@ -61,11 +61,11 @@ def test_the_size_of_a_model():
 def test_sides_are_compared_one_by_one():
     check_image_size(network(24, 32), (24, 32))
     check_image_size(network(None, None), 7)
-    with pytest.raises(ValueError, match="24 x 32 pixels.*Received: 32 x 24.*Resize"):
+    with pytest.raises(ValueError, match=r"24 x 32 pixels.*Received: 32 x 24.*Resize"):
         check_image_size(network(24, 32), (32, 24))
     strips = keras.Sequential([keras.Input((None, 24, 3)), keras.layers.ReLU()])
     check_image_size(strips, (5, 24))
-    with pytest.raises(ValueError, match="any x 24 pixels.*Received: 5 x 25"):
+    with pytest.raises(ValueError, match=r"any x 24 pixels.*Received: 5 x 25"):
         check_image_size(strips, (5, 25))
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_aploss.layers import SavedPositions
+from keras_aploss.models.weights import load_weights
 
 # Presets of texts and sounds are refused before they are downloaded.
 IMAGE_BACKBONES = (
@@ -82,11 +83,11 @@ def hub_preset(
         backbone = keras_hub.models.Backbone.from_preset(
             name, load_weights=weights is None
         )
-        if weights is not None:
-            backbone.load_weights(weights)
     # Whatever the network, a registry or a broken file makes Keras raise.
     except Exception as error:
-        raise ValueError(_no_preset(name, weights, error, keras_hub)) from error
+        raise ValueError(_no_preset(name, error, keras_hub)) from error
+    if weights is not None:
+        load_weights(backbone, weights)
     return backbone, layers.Rescaling(scale, offset, name="pixel_scaling")
 
 
@@ -99,14 +100,13 @@ def _check_images(name, hub):
         )
 
 
-def _no_preset(name, weights, error, hub):
+def _no_preset(name, error, hub):
     """What was tried, and how to bring a preset by hand."""
     problem = f"{type(error).__name__}: {error}".rstrip(".")
     if os.path.isdir(name):
-        file = "" if weights is None else f" with weights={weights!r}"
         return (
             "Expected a folder of `save_to_preset` with its image converter, or a "
-            f"checkout of Hugging Face. Received: {name!r}{file}, which cannot be "
+            f"checkout of Hugging Face. Received: {name!r}, which cannot be "
             f"read: {problem}."
         )
     preset = hub.models.Backbone.presets.get(name, {})
