@@ -85,7 +85,7 @@ def test_what_cannot_be_trained_is_refused(going_on, finished_run, tmp_path):
         build_encoder(fixed)
     path = shutil.copytree(finished_run.folder, tmp_path / "damaged")
     (path / "model.keras").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"whole `.keras` file"):
+    with pytest.raises(ValueError, match=r"whole `\.keras` file"):
         build_encoder(dataclasses.replace(going_on, backbone=str(path)))
 
 

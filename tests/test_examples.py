@@ -72,6 +72,29 @@ def test_quickstart_keeps_its_promise(tmp_path):
     assert float(after) > 0.6
 
 
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_rank_photos(finished_run, tmp_path, capsys, ending):
+    coloured_photos(tmp_path / "photos", num_classes=4, images_per_class=3)
+    lines = [
+        f"photos/colour{label}/{index}.png,{label},{'gallery' if index else 'query'}"
+        for label in range(4)
+        for index in range(3)
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *lines]))
+    output = tmp_path / "pictures" / f"rankings{ending}"
+    load("rank_photos.py").main(
+        finished_run.folder, tmp_path / "list.csv", output,
+        rows=2, results=5, size=48, image_size=None, quality=80,
+    )  # fmt: skip
+    with PIL.Image.open(output) as picture:
+        assert picture.format == {".jpg": "JPEG", ".png": "PNG"}[ending]
+        size = picture.size
+    shown = capsys.readouterr().out
+    assert "4 queries of 4 classes" in shown
+    assert re.search(r"mAP [01]\.\d{3}, recall@1 [01]\.\d{3}\n", shown)
+    assert f"{size[0]} x {size[1]}, {output.stat().st_size:,} B" in shown
+
+
 def test_convert_omniglot(tmp_path):
     rng = np.random.default_rng(0)
     ink = rng.integers(0, 2, (6, 105, 105), dtype="uint8")

@@ -16,8 +16,8 @@ from keras_aploss.training import embed_in_chunks
 
 keras_hub = pytest.importorskip("keras_hub")
 FAMILIES = [*TRANSFORMERS, *CNNS]
-# One with its class as a layer, one of plain layers, one in `InferenceMode`.
-IN_THE_GATE = ("ViT", "DINOv2 with registers", "EfficientNet")
+# One with its class as a layer, and one in `InferenceMode`.
+IN_THE_GATE = ("ViT", "EfficientNet")
 EACH = [
     pytest.param(family, marks=[pytest.mark.slow] * (family not in IN_THE_GATE))
     for family in FAMILIES
@@ -234,7 +234,7 @@ def test_positions_of_dinov2_are_those_of_keras_hub(tmp_path):
         )
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sign", [pytest.param(1, marks=pytest.mark.slow), -1])
 def test_positions_that_dinov2_has_learnt_are_in_the_file(tmp_path, sign):
     """keras-hub forgets them if the sum of what they have learnt is negative."""
     model, x = retrieval_model(backbone_of("DINOv2"), pooling="cls"), images() / 255

@@ -108,10 +108,11 @@ def test_another_model_and_another_size_are_refused(finished_run, photos):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("search", "top.png"), "'images.db', which does not exist. Make it with"),
-        (("index", "."), "'images.db', which does not exist. Make it with"),
+        (
+            ("search", "top.png"),
+            "does not exist. Make it with `keras-aploss index FOLDER`, or",
+        ),
         (("search", "top.png", "--index", "x"), "a path that ends in `.db`"),
-        (("index", "."), "'images.db', which does not exist"),
     ],
 )
 def test_without_an_index_the_way_to_one_is_told(photos, arguments, message):

@@ -1,19 +1,27 @@
 """`keras-aploss index`: make a folder of images searchable."""
 
 import contextlib
+import shlex
 import sys
 
 import click
 
-from keras_aploss.cli.indexes import open_index, quiet_engines
+from keras_aploss.cli.indexes import (
+    describe_model,
+    model_of_new_index,
+    open_index,
+    quiet_engines,
+)
 from keras_aploss.cli.options import (
+    COLLECTION,
     EXISTING_FOLDER,
     EXISTING_PATH,
+    INDEX,
     batch_size_option,
     image_size_option,
     index_options,
 )
-from keras_aploss.cli.output import INTERRUPTED, clear_errors
+from keras_aploss.cli.output import INTERRUPTED, clear_errors, in_one_line
 
 
 @click.command()
@@ -22,7 +30,8 @@ from keras_aploss.cli.output import INTERRUPTED, clear_errors
     "--model",
     type=EXISTING_PATH,
     help="A run folder, a `.keras` or `.pt` file, or a SavedModel; by default the "
-    "model of the index.",
+    "model of the index, and of a new one that of photographs, which comes with the "
+    "package.",
 )
 @index_options
 @image_size_option
@@ -56,8 +65,8 @@ def index(
 
     \b
     Examples:
-        keras-aploss index photos/ --model runs/landmarks
         keras-aploss index photos/
+        keras-aploss index photos/ --model runs/landmarks --index landmarks.db
         keras-aploss index shards/ --model runs/landmarks
         keras-aploss index photos/ --model model.keras --image-size 224 \\
             --index http://milvus.example:19530
@@ -67,12 +76,17 @@ def index(
     quiet_engines()
     with clear_errors():
         is_shards = is_shard_folder(folder)
+        is_enough = model is None  # what the index notes, for other commands
+        model = model or model_of_new_index(location, name, token)
         if is_shards and model is not None:
             image_size = _size_of_shards(folder, model, image_size)
         encoder, size, opened = open_index(
             location, name, token, model, image_size, index_type
         )
         with opened:
+            click.echo(
+                f"Model: {in_one_line(describe_model(model, opened))}, {size} px"
+            )
             with _left_as_it_was(opened), _interruption_explained(opened):
                 if is_shards:
                     done = _add_shards(opened, folder)
@@ -83,6 +97,16 @@ def index(
     click.echo(f"{location}: {count:,} images. {done}")
     if found is not None:
         click.echo(f"recall@10 against exact search: {found:.3f}")
+    if is_enough and count:
+        click.echo(f"Search it:  {_app_command(location, name)}")
+
+
+def _app_command(location, name):
+    """The command that searches an index in the browser."""
+    words = ["keras-aploss", "app"]
+    words += ["--index", location] if location != INDEX else []
+    words += ["--name", name] if name != COLLECTION else []
+    return shlex.join(words)
 
 
 def _follow_folder(opened, encoder, folder, size, batch_size):

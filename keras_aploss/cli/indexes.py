@@ -35,7 +35,7 @@ def open_index(location, name, token, model, image_size, index_type=None):
             or it names one that has to be given by hand, see `_noted_model`.
     """
     from keras_aploss.embeddings import model_fingerprint
-    from keras_aploss.runs import open_model
+    from keras_aploss.runs import SHIPPED, is_shipped, open_model
     from keras_aploss.search import VectorIndex
 
     places = {"name": name, "token": token}
@@ -46,7 +46,8 @@ def open_index(location, name, token, model, image_size, index_type=None):
         if index_type is not None:
             units = trained.encoder.outputs[0].shape[-1]
             new = {"units": units, "index_type": index_type}
-            new["notes"] = {"model": str(model.absolute()), "image_size": size}
+            noted = SHIPPED if is_shipped(model) else str(model.absolute())
+            new["notes"] = {"model": noted, "image_size": size}
         fingerprint = model_fingerprint(trained.encoder, size)
         opened = VectorIndex(location, fingerprint=fingerprint, **new, **places)
         return trained.encoder, size, opened
@@ -62,18 +63,50 @@ def open_index(location, name, token, model, image_size, index_type=None):
     return trained.encoder, size, opened
 
 
+def model_of_new_index(location, name, token):
+    """The model that comes with the package; None for an index that is there already.
+
+    Raises:
+        ValueError, OSError: see `shipped_model`; or the location can be no index.
+    """
+    from keras_aploss.runs import shipped_model
+    from keras_aploss.search import index_exists
+
+    return None if index_exists(location, name, token) else shipped_model()
+
+
+def describe_model(model, opened):
+    """Name the model that a command has opened for an index, for its output.
+
+    Args:
+        model: its path; None: the one that the index notes.
+        opened: the index.
+    """
+    from keras_aploss.runs import ABOUT, SHIPPED, is_shipped
+
+    noted = opened.notes["model"] if model is None else str(model)
+    if noted == SHIPPED or is_shipped(noted):
+        return f"{SHIPPED.partition(':')[2]} of keras_aploss ({ABOUT})"
+    return noted
+
+
 def _noted_model(opened):
     """The model that an index names, and the image size, if they may be taken.
 
     An index may come from others, and what it names is opened without a question. A
     `.keras` file is loaded in the safe mode of Keras, and a checkpoint is read as data.
     A SavedModel is a program, which may write files; and what lies in the folder of the
-    index came with it. Both are opened only by the word of the user.
+    index came with it. Both are opened only by the word of the user. The model that
+    comes with the package is noted by its name, and looked for where we know it.
     """
+    from keras_aploss.runs import SHIPPED, shipped_model
+
     notes = opened.notes if isinstance(opened.notes, dict) else {}
     noted, size = notes.get("model"), notes.get("image_size")
     if not isinstance(noted, str) or not (size is None or type(size) is int):
         noted, size = "", None
+    if noted == SHIPPED:
+        return shipped_model(), size
     path = pathlib.Path(noted)
     if not noted or not path.exists():
         raise ValueError(

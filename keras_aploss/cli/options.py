@@ -8,6 +8,7 @@ from keras_aploss.images import MAX_PIXELS
 
 PATH = click.Path(path_type=pathlib.Path)
 EXISTING_PATH = click.Path(exists=True, path_type=pathlib.Path)
+INDEX, COLLECTION = "images.db", "images"  # unless told otherwise
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=pathlib.Path)
 
 model_argument = click.argument("model", type=EXISTING_PATH)
@@ -62,14 +63,14 @@ def index_options(command):
         ),
         click.option(
             "--name",
-            default="images",
+            default=COLLECTION,
             show_default=True,
             help="Name of the collection on a server.",
         ),
         click.option(
             "--index",
             "location",
-            default="images.db",
+            default=INDEX,
             show_default=True,
             metavar="PATH.db|URL",
             help="A local index, or the address of a Milvus server.",
@@ -91,7 +92,7 @@ def query_options(command):
             "--model",
             type=EXISTING_PATH,
             help="Model that embeds queries; by default that of the index, unless it "
-            "is a SavedModel or in the folder of the index.",
+            "is a SavedModel of others or in the folder of the index.",
         ),
     ):
         command = option(command)

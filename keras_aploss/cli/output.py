@@ -22,6 +22,14 @@ def show_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def in_one_line(text):
+    """Escape characters that would break a line or control the terminal."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
     """Show errors that a user can mend, or has caused, without a traceback."""

@@ -6,7 +6,7 @@ import click
 
 from keras_aploss.cli.indexes import open_index, quiet_engines
 from keras_aploss.cli.options import index_options, query_options
-from keras_aploss.cli.output import clear_errors
+from keras_aploss.cli.output import clear_errors, in_one_line
 
 
 @click.command()
@@ -85,17 +85,9 @@ def _print_results(path, results):
     table.add_column("label", overflow="fold")
     table.add_column("path", overflow="fold")
     for image in results:
-        label, name = _in_one_line(image.label), _in_one_line(image.path)
+        label, name = in_one_line(image.label), in_one_line(image.path)
         table.add_row(f"{image.similarity:.4f}", Text(label), Text(name))
     # Through a pipe a table of 80 columns would break paths that are looked for.
     console = Console() if sys.stdout.isatty() else Console(width=8300)
-    console.print(Text(f"\n{_in_one_line(str(path))}", style="bold"))
+    console.print(Text(f"\n{in_one_line(str(path))}", style="bold"))
     console.print(table)
-
-
-def _in_one_line(text):
-    """Escape characters that would break a line or control the terminal."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )

@@ -14,7 +14,6 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import keras
@@ -22,7 +21,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_aploss.layers import SavedPositions
-from keras_aploss.models.weights import load_weights
+from keras_aploss.models.weights import check_file, load_weights
 
 # Presets of texts and sounds are refused before they are downloaded.
 IMAGE_BACKBONES = (
@@ -78,6 +77,8 @@ def hub_preset(
             "Expected a preset of keras-hub without `weights`, as it has its own, or a "
             f"file. Received: weights='imagenet' for {name!r}."
         )
+    if weights is not None:
+        check_file(weights)
     try:
         scale, offset = _pixel_scaling(name, keras_hub)
         backbone = keras_hub.models.Backbone.from_preset(
@@ -106,8 +107,8 @@ def _no_preset(name, error, hub):
     if os.path.isdir(name):
         return (
             "Expected a folder of `save_to_preset` with its image converter, or a "
-            f"checkout of Hugging Face. Received: {name!r}, which cannot be "
-            f"read: {problem}."
+            f"checkout of Hugging Face. Received: {name!r}, which cannot be read: "
+            f"{problem}."
         )
     preset = hub.models.Backbone.presets.get(name, {})
     return (
@@ -161,14 +162,19 @@ def _of_hugging_face(config):
     return [factor / one for one in std], offset
 
 
-def hub_module(model: Any) -> ModuleType | None:
-    """The module keras_hub if the model is a backbone of it, else None.
+def is_hub_backbone(model: Any) -> bool:
+    """Whether a model is a backbone of keras-hub.
 
-    Whoever has such a model has imported keras-hub.
+    Raises:
+        ValueError: if it is a task of keras-hub, which has one.
     """
-    hub = sys.modules.get("keras_hub")
-    is_backbone = hub is not None and isinstance(model, hub.models.Backbone)
-    return hub if is_backbone else None
+    hub = sys.modules.get("keras_hub")  # imported by whoever has such a model
+    if hub is not None and isinstance(model, hub.models.Task):
+        raise ValueError(
+            f"Expected a backbone of keras-hub. Received: {model.name!r}, a task. Give "
+            "its `backbone`."
+        )
+    return hub is not None and isinstance(model, hub.models.Backbone)
 
 
 def image_features(

@@ -24,7 +24,7 @@ from keras_aploss.layers import (
 from keras_aploss.models.backbones import named_backbone
 from keras_aploss.models.channels import channels_last, check_channels_last
 from keras_aploss.models.continued import embedding_before_unit_length, trained_parts
-from keras_aploss.models.hub import hub_module, image_features
+from keras_aploss.models.hub import image_features, is_hub_backbone
 from keras_aploss.models.plain import freeze_normalization, of_plain_layers
 from keras_aploss.models.signs import ends_in_relu
 
@@ -58,8 +58,8 @@ def retrieval_model(
             `"dinov2_small"`, or a folder that holds one; a backbone of keras-hub, of
             which the image encoder is taken; a trained retrieval model, to go on from
             (its projection too, unless `units` is another; not its whitening); or any
-            `keras.Model` from images `(B, H, W, 3)` of 0-255 to a feature map `(B, h, w, C)` or to
-            tokens `(B, T, C)`.
+            `keras.Model` from images `(B, H, W, 3)` of 0-255 to a feature map
+            `(B, h, w, C)` or to tokens `(B, T, C)`.
         units: size `D` of the embedding, made by a projection with bias after the
             pooling; None leaves the projection out (`D = C`).
         pooling: `"gem"`, `"average"` or `"max"` of the feature map or of the patches
@@ -142,7 +142,7 @@ def _pooled_features(
     if isinstance(backbone, str):
         backbone, preprocess = named_backbone(backbone, weights, image_size)
     check_channels_last(backbone)
-    if hub_module(backbone):
+    if is_hub_backbone(backbone):
         pretrained = True  # a preset, or a model of yours
         backbone, known = image_features(backbone, image_size)
         num_prefix_tokens = known if num_prefix_tokens is None else num_prefix_tokens
@@ -248,15 +248,14 @@ def _check_features(backbone, features):
             f"tokens (B, T, C). Received: {backbone.name!r}, whose output is "
             f"{tuple(features.shape)}. Give it up to the layer with the features, "
             f"{tuple(layer.output.shape)}: `keras.Model(model.input, "
-            f"model.get_layer({layer.name!r}).output)`; of a task of keras-hub, its "
-            "`backbone`."
+            f"model.get_layer({layer.name!r}).output)`."
         )
     if rank not in (3, 4):
         raise ValueError(
             "Expected a backbone that ends in one feature map (B, h, w, C), or in "
             f"tokens (B, T, C). Received: {backbone.name!r} with output {features}. "
             "Take it without its classifier and without pooling: `include_top=False` "
-            "in keras.applications, the `backbone` of a task of keras-hub."
+            "in keras.applications."
         )
 
 

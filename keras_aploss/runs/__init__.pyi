@@ -7,5 +7,11 @@ from .evaluation_set import (
 from .folder import new_run_folder as new_run_folder
 from .run import RunReport as RunReport, train_run as train_run
 from .settings import RunSettings as RunSettings
+from .shipped import (
+    ABOUT as ABOUT,
+    SHIPPED as SHIPPED,
+    is_shipped as is_shipped,
+    shipped_model as shipped_model,
+)
 from .trained import TrainedModel as TrainedModel, open_model as open_model
 from .version import export_version as export_version

@@ -26,6 +26,7 @@ from keras_aploss.runs.precision import use_precision
 from keras_aploss.runs.settings import RunSettings
 from keras_aploss.runs.split import SPLIT_FILE
 from keras_aploss.runs.version import read_training_record
+from keras_aploss.serving import read_image_size
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +81,8 @@ def open_model(
     Args:
         path: a run folder, a `.keras` file, a version that `export_saved_model` wrote,
             or a published PyTorch checkpoint (`.pt`, `.pth`).
-        image_size: side of the square images; None: that of the run, or the one for
-            which the model is built.
+        image_size: side of the square images; None: that of the run or of the export,
+            or the one for which the model is built.
         needs_size: whether another file outside a run folder must come with one.
 
     Raises:
@@ -104,7 +105,7 @@ def open_model(
     encoder, epochs, is_finished = _load(path, run)
     own_size = input_size(encoder)[0]  # of a model that takes no other
     if run is None and image_size is None:
-        image_size = own_size
+        image_size = own_size or (read_image_size(path) if is_exported else None)
         if image_size is None and needs_size:
             raise ValueError(
                 f"Expected `--image-size`: {str(path)!r} lies in no run folder that "

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from keras_aploss.evaluation import check_unit_length
-from keras_aploss.search.milvus import SERVERS
+from keras_aploss.search.milvus import SERVERS, MilvusRows
 
 _BYTES = {"id": 128, "path": 8192, "label": 1024}
 
@@ -48,9 +48,27 @@ def check_location(location: str, is_new: bool) -> None:
     if not is_new and not os.path.isdir(location):
         raise ValueError(
             f"Expected an index. Received: {location!r}, which does not "
-            "exist. Make it with `keras-aploss index FOLDER --model MODEL`, or give "
-            "`units`."
+            "exist. Make it with `keras-aploss index FOLDER`, or give `units`."
         )
+
+
+def index_exists(
+    location: str | os.PathLike, name: str = "images", token: str | None = None
+) -> bool:
+    """Whether there is an index to open at a location, see `VectorIndex`.
+
+    Example:
+    >>> from keras_aploss.search import index_exists
+    >>> index_exists("nowhere.db")
+    False
+    """
+    location = os.fspath(location)
+    check_location(location, is_new=True)
+    if not location.startswith(SERVERS) and not os.path.isdir(location):
+        return False
+    rows = MilvusRows(location, name, token)
+    rows.close()
+    return rows.about is not None
 
 
 def check_texts(name: str, texts) -> None:

@@ -5,7 +5,10 @@ from .answers import (
 from .client import EmbeddingClient as EmbeddingClient
 from .embed_files import extract_by_server as extract_by_server
 from .graph import decode_batch as decode_batch
-from .saved_model import export_saved_model as export_saved_model
+from .saved_model import (
+    export_saved_model as export_saved_model,
+    read_image_size as read_image_size,
+)
 from .server_files import (
     served_name as served_name,
     write_serving_files as write_serving_files,

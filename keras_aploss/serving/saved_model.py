@@ -11,6 +11,7 @@ embeddings/            the path given here, `--model_base_path` of the server
         saved_model.pb
         variables/
         assets.extra/tf_serving_warmup_requests
+        preprocessing.json   the image size, for who does not read the graph
         README.md      the card of the version
     2/
 ```
@@ -23,6 +24,7 @@ Dimension key: B files or images in a batch, H, W height and width, D size of th
 embedding, U the same after whitening.
 """
 
+import json
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -40,6 +42,8 @@ from keras_aploss.embeddings import (
 from keras_aploss.images import MAX_PIXELS, require_positive
 from keras_aploss.serving import wire
 from keras_aploss.serving.graph import decode_batch, make_embed
+
+_PREPROCESSING = "preprocessing.json"  # inside a version
 
 
 def export_saved_model(
@@ -119,11 +123,37 @@ def export_saved_model(
         complete = pathlib.Path(unfinished) / "model"
         embed = make_embed(model, scales, whitening, image_size, max_pixels)
         _write(model, embed, complete, image_size, max_pixels)
-        for name, contents in (extra_files or {}).items():
+        known = {"image_size": int(image_size), "max_pixels": int(max_pixels)}
+        known["scales"] = scales
+        files = {_PREPROCESSING: f"{json.dumps(known)}\n".encode()}
+        for name, contents in (files | dict(extra_files or {})).items():
             file = complete / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(contents)
         return _publish(complete, path, version)
+
+
+def read_image_size(version: pathlib.Path) -> int | None:
+    """The image size of a version; None if one of 0.1 does not tell it.
+
+    Who sends pixels to the signature `images`, or opens the model again, needs it: in
+    the graph it is inside of the decoding.
+
+    Raises:
+        ValueError: its `preprocessing.json` is damaged.
+    """
+    path = version / _PREPROCESSING
+    if not path.exists():
+        return None
+    try:
+        size = json.loads(path.read_text(encoding="utf-8"))["image_size"]
+        require_positive(image_size=size)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"Expected the image size of an export. Received: {str(path)!r}, which "
+            f"cannot be read: {error}. Export the model again, or remove the file."
+        ) from error
+    return size
 
 
 def _write(model, embed, path, image_size, max_pixels):
