@@ -1,5 +1,6 @@
 """`channels_first` in `keras.json`, and other types of floating-point numbers."""
 
+import hub_backbones
 import keras
 import numpy as np
 import pytest
@@ -72,3 +73,20 @@ def test_embeddings_are_float32_and_a_step_is_made_whatever_floatx_is(floatx):
     expected = np.array(APLoss(dtype="float32")([0, 1, 0, 1], embeddings))
     assert loss == pytest.approx(float(expected), abs=5e-3)
     assert all(np.isfinite(np.array(w, "float32")).all() for w in model.weights)
+
+
+def test_backbones_of_keras_hub_for_channels_first_are_refused(channels_first):
+    hub = pytest.importorskip("keras_hub").models
+    chw = hub_backbones.make("ViT", hub, image_shape=(3, 32, 32))
+    with pytest.raises(ValueError, match=r"patching_and_embedding.*channels_last"):
+        retrieval_model(chw)
+    hwc = hub_backbones.make("ViT", hub, data_format="channels_last")
+    assert retrieval_model(hwc, pooling="cls").input_shape == (None, 32, 32, 3)
+
+
+def test_tokens_give_embeddings_of_float32_whatever_floatx_is(floatx):
+    hub = pytest.importorskip("keras_hub").models
+    model = retrieval_model(hub_backbones.make("ViT", hub), 4, pooling="cls+gem")
+    embeddings = model(np.zeros((2, 32, 32, 3), "uint8"))
+    assert keras.backend.standardize_dtype(embeddings.dtype) == "float32"
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)

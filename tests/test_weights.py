@@ -64,14 +64,17 @@ def test_of_many_the_first_are_named_and_the_others_counted(name, tmp_path):
     assert "; and 2 more." in message
 
 
-def test_a_file_with_the_classifier_is_refused_or_its_top_left_out(tmp_path):
+def test_a_file_with_the_classifier_is_refused_or_its_top_left_out(tmp_path, caplog):
     base = network(4)
     x = keras.layers.GlobalMaxPooling2D()(base.output)
     whole = keras.Model(base.input, keras.layers.Dense(10, name="predictions")(x))
     # Keras looks for layers by their number in files of Keras 2, else by their class.
     with pytest.raises(ValueError, match="network has no layer for 'predictions'"):
         load_weights(base, write(whole, tmp_path / "a.h5"))
+    load_weights(base, write(base, tmp_path / "b.keras"))
+    assert "are taken" not in caplog.text
     load_weights(base, write(whole, tmp_path / "a.keras"))
+    assert "the network has no layer for 'predictions' of 4x10 and 10" in caplog.text
 
 
 @pytest.mark.parametrize(

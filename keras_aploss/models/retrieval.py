@@ -53,12 +53,13 @@ def retrieval_model(
 
     Args:
         backbone: `"small_resnet"` (ours, trains on a CPU in minutes); the name of a
-            class of `keras.applications`, such as `"ResNet50"` (not NASNet, which is
-            built for one image size); a preset of keras-hub (the extra `hub`), such as
+            class of `keras.applications`, such as `"ResNet50"` (NASNet is built for one
+            `image_size`); a preset of keras-hub (the extra `hub`), such as
             `"dinov2_small"`, or a folder that holds one; a backbone of keras-hub, of
-            which the image encoder is taken; or any `keras.Model`
-            from images `(B, H, W, 3)` of 0-255 to a feature map `(B, h, w, C)` or to
-            tokens `(B, T, C)`.
+            which the image encoder is taken; a trained retrieval model, to go on from
+            (its projection too, unless `units` is another; not its whitening); or any
+            `keras.Model` from images `(B, H, W, 3)` of 0-255 to a feature map
+            `(B, h, w, C)` or to tokens `(B, T, C)`.
         units: size `D` of the embedding, made by a projection with bias after the
             pooling; None leaves the projection out (`D = C`).
         pooling: `"gem"`, `"average"` or `"max"` of the feature map or of the patches

@@ -5,12 +5,15 @@ of a whole kernel. Here it is the first names and shapes that do not fit.
 """
 
 import io
+import logging
 import os
 import tempfile
 import warnings
 import zipfile
 
 import keras
+
+logger = logging.getLogger(__name__)
 
 FORMATS = (".weights.h5", ".h5", ".keras")
 _NAMED = 3  # layers that do not fit
@@ -50,6 +53,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
             # Containers of Keras's own, which older versions did not write.
             warnings.filterwarnings("ignore", "Skipping nested container")
             model.load_weights(path)
+        _warn_of_more(model, path)
     # A damaged file raises almost anything: OSError, KeyError, BadZipFile...
     except Exception as error:
         misfits = _find_misfits(model, path)
@@ -65,6 +69,21 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
             + (f"; and {more} more" if more > 0 else "")
             + ". Give the file of this architecture, `backbone.save_weights(path)`."
         ) from None
+
+
+def _warn_of_more(model, path):
+    """Keras leaves out what a file holds beyond the model: a top, or other stages."""
+    layers = _layers_of_file(path).values()
+    if sum(len(shapes) for _, shapes in layers) > len(model.weights):
+        more = _find_misfits(model, path)
+        if more:
+            logger.warning(
+                "Of %s only the weights of %s are taken: %s%s.",
+                path,
+                model.name,
+                "; ".join(more[:_NAMED]),
+                "; ..." * (len(more) > _NAMED),
+            )
 
 
 def check_file(path: str) -> None:

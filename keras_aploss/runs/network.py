@@ -13,6 +13,7 @@ from keras_aploss.losses import APLoss
 from keras_aploss.metrics import BatchAP
 from keras_aploss.models import retrieval_model
 from keras_aploss.runs.backbone import is_trained_model, open_backbone
+from keras_aploss.runs.defaults import with_image_size
 from keras_aploss.runs.devices import Devices
 from keras_aploss.runs.precision import use_precision
 from keras_aploss.runs.settings import RunSettings, largest_divisor
@@ -35,6 +36,7 @@ def build_encoder(settings: RunSettings) -> keras.Model:
         power=settings.whitening_power, name="whitening", dtype="float32"
     )
     backbone, weights = settings.backbone, settings.weights or None
+    size = with_image_size(settings).image_size  # 0: that of the model
     if is_trained_model(backbone):
         backbone = open_backbone(settings)
     with use_precision(settings.precision):
@@ -42,12 +44,12 @@ def build_encoder(settings: RunSettings) -> keras.Model:
             backbone,
             settings.units or None,
             pooling=settings.pooling,
-            image_size=settings.image_size or None,
+            image_size=size or None,
             whitening=whitening,
             weights=weights,
         )
-    if settings.image_size:
-        check_image_size(encoder, settings.image_size)
+    if size:
+        check_image_size(encoder, size)
     return encoder
 
 
