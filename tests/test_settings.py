@@ -114,7 +114,7 @@ def test_a_file_that_is_no_text_or_missing_is_named(tmp_path):
         ("seed", 2**32, "below 2[*][*]32"),
         ("steps_per_epoch", 10**30, "below 2[*][*]32"),
         ("cache_gib", 10**400, "not negative"),
-        ("pooling", "mean", "'gem', 'max' or 'average'"),
+        ("pooling", "mean", "'gem', 'average', 'max', 'cls' or 'cls[+]gem'"),
         ("data", "", "not empty"),
     ],
 )
