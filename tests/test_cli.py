@@ -118,7 +118,7 @@ def test_a_run_folder_is_named_after_the_data_and_the_time(given, tmp_path):
 
 def test_an_interrupted_run_says_how_to_go_on(given):
     output = invoke("train", "--run-dir", "my runs/a").output
-    assert "0 of 12 epochs are finished." in output
+    assert "Interrupted: 0 epochs are finished." in output
     assert "Resume with:  keras-aploss train --resume 'my runs/a'\n" in output
     output = invoke("train", "--run-dir", "a", "--export-to", "to").output
     assert output.endswith("keras-aploss train --resume a --export-to to\n")

@@ -143,7 +143,8 @@ def _print_interrupted(report, settings, export_to):
     model = report.folder / "last.keras"
     path = report.folder / "settings.json"
     settings = RunSettings.load(path) if path.exists() else settings
-    state = f"{report.epochs} of {settings.epochs} epochs are finished"
+    of_all = f" of {settings.epochs}" if settings.epochs else ""
+    state = f"{report.epochs}{of_all} epochs are finished"
     if report.epochs:
         state += f"; {model} is the model after the last of them"
     click.echo(f"\nInterrupted: {state}.\nResume with:  {command}")
