@@ -1,6 +1,7 @@
 """Positions of DINOv2 that are saved as they were learnt."""
 
 import keras
+from keras import ops
 
 
 @keras.saving.register_keras_serializable(package="keras_aploss")
@@ -22,8 +23,8 @@ class SavedPositions(keras.layers.Wrapper):
         return self.layer(inputs, training=training)
 
     def save_own_variables(self, store):
-        # Keras saves the wrapped layer after its wrapper.
-        self.layer.position_embeddings.assign(
-            self.layer.interpolated_position_embeddings
-        )
+        # Keras saves the wrapped layer after its wrapper. A copy: JAX gives each buffer
+        # of a step away, and only once.
+        positions = ops.copy(self.layer.interpolated_position_embeddings.value)
+        self.layer.position_embeddings.assign(positions)
         super().save_own_variables(store)

@@ -53,8 +53,8 @@ class PatchTokens(keras.layers.Layer):
     Example:
     >>> import numpy as np
     >>> from keras_aploss.layers import PatchTokens
-    >>> PatchTokens(num_prefix_tokens=1)(np.zeros((1, 5, 8))).shape
-    TensorShape([1, 4, 1, 8])
+    >>> tuple(PatchTokens(num_prefix_tokens=1)(np.zeros((1, 5, 8))).shape)
+    (1, 4, 1, 8)
     """
 
     def __init__(

@@ -304,7 +304,7 @@ def _copy_weights(source, target, grid):
     is_dinov2 = _is_a(source, "DINOV2Backbone")
     for ours, theirs in zip(target.weights, source.weights, strict=True):
         if ours.shape == theirs.shape:
-            ours.assign(theirs)
+            ours.assign(ops.copy(theirs.value))  # JAX gives a buffer away once
         elif "int" in str(ours.dtype):  # the numbers of the positions, (1, T)
             ours.assign(np.arange(ours.shape[-1]).reshape(ours.shape))
         elif not is_dinov2:
@@ -315,7 +315,7 @@ def _copy_weights(source, target, grid):
 
 def _copy_positions(source, target):
     """Copy the positions of DINOv2, which are there twice: as trained, and as used."""
-    positions = source.interpolated_position_embeddings
+    positions = source.interpolated_position_embeddings.value
     if source.image_shape != target.image_shape:
         source.save_own_variables({})  # brings those as trained up to date
         grid = [side // source.patch_size for side in source.position_embedding_shape]
@@ -324,8 +324,8 @@ def _copy_positions(source, target):
             target.position_embeddings.shape,
             grid,
         )
-    target.position_embeddings.assign(positions)
-    target.interpolated_position_embeddings.assign(positions)
+    target.position_embeddings.assign(ops.copy(positions))
+    target.interpolated_position_embeddings.assign(ops.copy(positions))
 
 
 def _interpolated(positions, shape, grid):

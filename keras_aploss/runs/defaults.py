@@ -19,7 +19,7 @@ from keras_aploss.runs.backbone import trained_image_size
 from keras_aploss.runs.settings import RunSettings
 
 RANDOM = {"image_size": 64, "learning_rate": 2e-3, "epochs": 12}
-PRETRAINED = {"learning_rate": 3e-4, "epochs": 8}
+PRETRAINED = {"learning_rate": 1e-4, "epochs": 8}
 TRANSFORMER = {"learning_rate": 3e-5, "epochs": 8}
 
 

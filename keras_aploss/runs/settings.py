@@ -158,7 +158,7 @@ class RunSettings:
     )
     learning_rate: float = _field(
         0.0,
-        "Peak learning rate of AdamW: linear warm-up, then cosine decay; 0: 3e-4 for a "
+        "Peak learning rate of AdamW: linear warm-up, then cosine decay; 0: 1e-4 for a "
         "pretrained network, 3e-5 for a pretrained transformer, 2e-3 for random "
         "weights.",
         NOT_NEGATIVE,
