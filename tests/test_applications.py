@@ -185,7 +185,8 @@ def test_a_file_of_efficientnet_gives_the_features_of_the_download(
     keras.utils.set_random_seed(0)
     source, _ = application("EfficientNetB0", None, None)
     norm = next(n for n in source.layers if isinstance(n, keras.layers.Normalization))
-    norm.set_weights([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 0])
+    of_file = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 0
+    norm.set_weights([np.array(values) for values in of_file])
     path = tmp_path / "b0.weights.h5"
     source.save_weights(path)
     monkeypatch.setattr(keras.Model, "load_weights", lambda *args: None)
