@@ -258,7 +258,7 @@ WRONG_TRAININGS = {
         {"c.json": '{"epochs": "1"}'}, ["--config", "c.json"], "type int"
     ),
     "corrupt JSON": ({"c.json": '{"epo'}, ["--config", "c.json"], "cannot be read"),
-    "range": ({}, ["--epochs", "0"], "`epochs` to be at least 1"),
+    "range": ({}, ["--num-bins", "1"], "`num_bins` to be at least 2"),
     "backbone": ({}, ["--backbone", "VGG99"], "backbone='VGG99'"),
     "not a backbone": ({}, ["--backbone", "resnet50"], "backbone='resnet50'"),
     "weights": ({}, ["--weights", "w.h5"], "'w.h5', which is not a file"),
