@@ -29,7 +29,7 @@ PIXELS = {
     **{"MobileNetV3Large": None, "MobileNetV3Small": None},
 }  # fmt: skip
 # Of each kind of pixels one in the gate; networks of many layers take seconds to build.
-FAST = ("MobileNet", "MobileNetV3Small", "VGG16")
+FAST = ("MobileNet",)
 SLOW = pytest.mark.slow
 CLASSES = [pytest.param(n, marks=[SLOW] * (n not in FAST)) for n in PIXELS]
 # The sizes that are tried: two of any, or the one for which a class is built.

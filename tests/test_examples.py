@@ -72,6 +72,7 @@ def test_quickstart_keeps_its_promise(tmp_path):
     assert float(after) > 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".jpg", ".png"])
 def test_rank_photos(finished_run, tmp_path, capsys, ending):
     coloured_photos(tmp_path / "photos", num_classes=4, images_per_class=3)

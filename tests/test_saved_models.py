@@ -125,6 +125,7 @@ def test_commands_take_a_saved_model(exported, tmp_path):
     assert read_image_size(exported[1]) == 32
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_exported_for_another_size(exported, tmp_path):
     """What comes out needs the first version no more, and knows its own size."""
     model, version = exported

@@ -97,8 +97,6 @@ class MultistageTrainer(keras.Model):
         self.num_chunks = int(num_chunks)
         self.image_shape = image_shape and tuple(image_shape)
         self.image_dtype = image_dtype
-        if self.image_shape:
-            require_shape(encoder, self.image_shape)
         self.supports_jit = encoder.supports_jit
         self._reader = None
         self.load = load
@@ -113,6 +111,7 @@ class MultistageTrainer(keras.Model):
     def load(self, load):
         _check_load(load, self.image_shape)
         if load is not None:
+            require_shape(self.encoder, self.image_shape)
             self._reader = ChunkReader(load, self.image_shape, self.image_dtype)
             # XLA cannot call Python from the graphs of TensorFlow.
             self.supports_jit = keras.backend.backend() == "jax"
