@@ -18,6 +18,7 @@ def test_a_run_is_described(finished_run, tiny_settings):
     assert shown in card
     assert "16 queries of 4 classes never seen in training, 16 images. They" in card
     assert "epochs" not in card.split("```")[2].split("##")[0]
+    assert f"was trained, on images of {tiny_settings.image_size} px; another" in card
     assert "6 drawn buildings" in card
     assert "1,000 pixels" in card
     # The recipe, read by the command line, gives the settings of the run.

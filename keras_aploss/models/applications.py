@@ -14,9 +14,10 @@ from typing import Any
 
 import keras
 
+from keras_aploss.models.native_sizes import native_image_size
 from keras_aploss.models.weights import check_file, load_weights
 
-NASNET = {"NASNetMobile": 224, "NASNetLarge": 331}  # sides of the images of ImageNet
+NASNET = ("NASNetMobile", "NASNetLarge")
 # By which EfficientNet divides pixels, where its file says variance.
 _DEVIATION = (0.229, 0.224, 0.225)
 
@@ -36,13 +37,12 @@ def application(
         ValueError: for weights that cannot be had or do not fit, or images that are too
             small.
     """
-    # Not `callable`: the attributes of any module are, such as `__class__`.
-    build = vars(keras.applications).get(name)
-    if not inspect.isfunction(build):
+    build = find_application(name)
+    if build is None:
         return None
     if weights not in (None, "imagenet"):
         check_file(weights)
-    side = (image_size or NASNET[name]) if name in NASNET else None
+    side = (image_size or native_image_size(name)) if name in NASNET else None
     options = {"include_top": False, "input_shape": (side, side, 3)}
     if weights == "imagenet":
         model = _download(build, options, name)
@@ -54,6 +54,13 @@ def application(
         load_weights(model, weights)
         divide_by_deviation(model)
     return model, _preprocessing(name)
+
+
+def find_application(name: str) -> Callable[..., keras.Model] | None:
+    """The function of `keras.applications` that builds a class; None: there is none."""
+    # Not `callable`: the attributes of any module are, such as `__class__`.
+    build = vars(keras.applications).get(name)
+    return build if inspect.isfunction(build) else None
 
 
 def _download(build, options, name):

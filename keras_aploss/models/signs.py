@@ -17,8 +17,9 @@ def ends_in_relu(backbone: keras.Model) -> bool:
         last = _last_layer(last)
     if isinstance(last, layers.ReLU):
         return not last.negative_slope
-    activation = getattr(last, "activation", None)
-    return getattr(activation, "__name__", "") in NOT_NEGATIVE
+    # Not the `activation` of any layer: a block may have one before its sum.
+    is_activation = isinstance(last, layers.Activation)
+    return is_activation and last.activation.__name__ in NOT_NEGATIVE
 
 
 def _last_layer(model):

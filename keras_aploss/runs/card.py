@@ -51,7 +51,7 @@ def model_card(
     sections = {
         "Data": _data(settings),
         "Recipe": _recipe(settings, epochs, is_finished),
-        "Metrics": _metrics(evaluation),
+        "Metrics": _metrics(evaluation, settings),
         "Signatures": _signatures(image_size, units, scales, whitened),
         "Limits": _limits(image_size, max_pixels, settings),
         "Use": _use(name),
@@ -141,7 +141,7 @@ def _command(settings):
     return f"```sh\n{shlex.join(options)}\n```"
 
 
-def _metrics(evaluation):
+def _metrics(evaluation, settings):
     if evaluation is None:
         return "Not measured, or the run folder has no `evaluation/evaluation.json`."
     rows = [f"| | {' | '.join(_METRICS.values())} |", "|---|---|---|---|"]
@@ -149,10 +149,11 @@ def _metrics(evaluation):
         values = [metrics.get(key) for key in _METRICS]
         shown = ["" if value is None else f"{value:.3f}" for value in values]
         rows.append(f"| {name} | {' | '.join(shown)} |")
+    at = "" if settings is None else f", on images of {settings.image_size} px"
     return (
         f"Exact, on the test set: {_counts(evaluation)}. They are of the model as it "
-        "was trained; scales or a whitening that the export added were not measured."
-        "\n\n" + "\n".join(rows)
+        f"was trained{at}; another image size, scales or a whitening that the export "
+        "added were not measured.\n\n" + "\n".join(rows)
     )
 
 

@@ -23,6 +23,7 @@ from keras_aploss.runs.settings import RunSettings
 from keras_aploss.runs.split import SPLIT_FILE
 from keras_aploss.serving import (
     export_saved_model,
+    read_record,
     served_name,
     warmup_files,
     write_serving_files,
@@ -58,18 +59,12 @@ def read_training_record(version: pathlib.Path) -> TrainingRecord | None:
     Raises:
         ValueError: its `training.json` is damaged.
     """
-    path = version / _RECORD
-    if not path.exists():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+
+    def parse(values):
         settings = RunSettings(**values["settings"])
         return TrainingRecord(settings, values["epochs"], values["is_finished"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"Expected the settings of a training. Received: {str(path)!r}, which "
-            f"cannot be read: {error}. Export the model again, or remove the file."
-        ) from error
+
+    return read_record(version / _RECORD, "the settings of a training", parse)
 
 
 def export_version(

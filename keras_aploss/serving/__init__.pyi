@@ -8,6 +8,7 @@ from .graph import decode_batch as decode_batch
 from .saved_model import (
     export_saved_model as export_saved_model,
     read_image_size as read_image_size,
+    read_record as read_record,
 )
 from .server_files import (
     served_name as served_name,

@@ -27,7 +27,8 @@ embedding, U the same after whitening.
 import json
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -142,18 +143,34 @@ def read_image_size(version: pathlib.Path) -> int | None:
     Raises:
         ValueError: its `preprocessing.json` is damaged.
     """
-    path = version / _PREPROCESSING
+
+    def parse(values):
+        require_positive(image_size=values["image_size"])
+        return values["image_size"]
+
+    return read_record(version / _PREPROCESSING, "the image size of an export", parse)
+
+
+def read_record(path: pathlib.Path, what: str, parse: Callable[[Any], Any]) -> Any:
+    """Read a JSON file that an export has written beside the graph; None: it has not.
+
+    Args:
+        path: of the file, in the folder of a version.
+        what: it tells, for the error.
+        parse: makes the result of its values; what it raises is told as damage.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     if not path.exists():
         return None
     try:
-        size = json.loads(path.read_text(encoding="utf-8"))["image_size"]
-        require_positive(image_size=size)
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"Expected the image size of an export. Received: {str(path)!r}, which "
-            f"cannot be read: {error}. Export the model again, or remove the file."
+            f"Expected {what}. Received: {str(path)!r}, which cannot be read: {error}. "
+            "Export the model again, or remove the file."
         ) from error
-    return size
 
 
 def _write(model, embed, path, image_size, max_pixels):
