@@ -33,7 +33,8 @@ def test_each_kind_of_network_gets_its_own():
     assert chosen(RunSettings(), any_size) == (64, 2e-3, 12)
     assert chosen(random, any_size) == (64, 2e-3, 12)
     pretrained = random.replace(weights="imagenet")
-    assert chosen(pretrained, any_size) == (224, 1e-4, 8)
+    assert chosen(pretrained, any_size) == (224, 3e-4, 8)
+    assert chosen(pretrained.replace(units=0), any_size) == (224, 1e-4, 8)
     larger = pretrained.replace(backbone="EfficientNetV2S")
     assert chosen(larger, any_size)[0] == native_image_size("EfficientNetV2S") == 384
     preset = RunSettings(backbone="dinov2_small")

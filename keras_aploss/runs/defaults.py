@@ -19,7 +19,9 @@ from keras_aploss.runs.backbone import trained_image_size
 from keras_aploss.runs.settings import RunSettings
 
 RANDOM = {"image_size": 64, "learning_rate": 2e-3, "epochs": 12}
-PRETRAINED = {"learning_rate": 1e-4, "epochs": 8}
+PRETRAINED = {"learning_rate": 3e-4, "epochs": 8}
+# There is nothing random to train: a higher rate only forgets more.
+NO_PROJECTION = {"learning_rate": 1e-4, "epochs": 8}
 TRANSFORMER = {"learning_rate": 3e-5, "epochs": 8}
 
 
@@ -72,7 +74,8 @@ def with_defaults(settings: RunSettings, encoder: keras.Model) -> RunSettings:
     settings = with_image_size(settings, encoder)
     table = RANDOM
     if is_pretrained(settings):
-        table = TRANSFORMER if _has_tokens(encoder) else PRETRAINED
+        table = PRETRAINED if settings.units else NO_PROJECTION
+        table = TRANSFORMER if _has_tokens(encoder) else table
     chosen = {key: value for key, value in table.items() if not getattr(settings, key)}
     return dataclasses.replace(settings, **chosen)
 

@@ -158,9 +158,9 @@ class RunSettings:
     )
     learning_rate: float = _field(
         0.0,
-        "Peak learning rate of AdamW: linear warm-up, then cosine decay; 0: 1e-4 for a "
-        "pretrained network, 3e-5 for a pretrained transformer, 2e-3 for random "
-        "weights.",
+        "Peak learning rate of AdamW: linear warm-up, then cosine decay; 0: 3e-4 for a "
+        "pretrained network (1e-4 without projection), 3e-5 for a pretrained "
+        "transformer, 2e-3 for random weights.",
         NOT_NEGATIVE,
     )
     weight_decay: float = _field(1e-4, "Decoupled weight decay (AdamW).", NOT_NEGATIVE)
